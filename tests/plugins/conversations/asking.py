@@ -1,4 +1,4 @@
-"""What the tests of conversations have in common."""
+"""Helpers for the tests of conversations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config(url: str, chain: str = "conversations", more: str = "", **settings: A
 async def say(
     run: Running, text: str | list[Json], talk: str | None = "t", who: Mapping[str, str] = A, **body: Any
 ) -> str:
-    """The answer's text.  text: what a user says, or whole messages."""
+    """Make a chat call in a conversation; gives the answer's text.  text: a user's message, or a list of messages."""
     messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
     given = {**ASK, "messages": messages, **({"conversation": talk} if talk else {}), **body}
     response = await run.http.post(f"{run.url}/v1/chat/completions", json=given, headers=who)
@@ -59,7 +59,7 @@ async def talk_of(run: Running, id: str = "t", owner: str = "alice") -> Talk:
 
 
 def store_host(run: Running) -> Any:
-    """As much of a host as a store needs."""
+    """The part of a plugin's host that a store needs."""
 
     class Lent:
         database = run.server.services.state["database"]
@@ -70,7 +70,7 @@ def store_host(run: Running) -> Any:
 
 
 def echo() -> Simulator:
-    """Answers with what it was told last."""
+    """An Ollama that repeats the last message."""
     return Simulator(say=lambda body: Answer(f"heard {body['messages'][-1]['content']}" if body["messages"] else "x"))
 
 

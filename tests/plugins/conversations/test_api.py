@@ -18,7 +18,7 @@ from tests.whole.test_gateway import upstream_headers
 PATH = "/api/conversations"
 
 
-async def test_a_conversation_is_made_filled_answered_and_read(start: Start, database_url: str) -> None:
+async def test_a_conversation_is_created_filled_answered_and_read(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         body = {"title": "Python Learning", "model": "demo", "system_prompt": "teach", "metadata": {"a": "b"}}
         talk = await asks(run, "POST", PATH, status=201, json=body)
@@ -47,7 +47,7 @@ async def test_a_conversation_is_made_filled_answered_and_read(start: Start, dat
         await asks(run, "GET", here, status=404)
 
 
-async def test_what_is_generated_takes_the_fields_and_headers_of_any_chat(start: Start, tmp_path: Any) -> None:
+async def test_generate_takes_the_fields_and_headers_of_any_chat(start: Start, tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     async with start(config(url, "templates, conversations, cache, retry"), echo()) as run:
         await asks(run, "POST", PATH, status=201, json={"id": "t", "model": "demo"})
@@ -83,7 +83,7 @@ async def test_lists_are_paged_to_their_end(start: Start, database_url: str) -> 
         assert [one["content"] for one in rest["data"]] == ["heard hi"] and first["has_more"]
 
 
-async def test_words_are_found_in_ones_own_messages(start: Start, database_url: str) -> None:
+async def test_search_finds_words_in_the_callers_own_messages(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "the weather in Vienna is cold", "c1")
         await say(run, 'quotes " and OR NEAR(* are words', "c2")
@@ -101,9 +101,9 @@ async def test_words_are_found_in_ones_own_messages(start: Start, database_url: 
 
 
 @pytest.mark.parametrize("sign", ["<!--", "a_", string.punctuation])
-async def test_no_text_takes_the_database_long(start: Start, database_url: str, sign: str) -> None:
+async def test_a_search_is_fast_for_any_text(start: Start, database_url: str, sign: str) -> None:
     async with start(config(database_url), echo()) as run, asyncio.timeout(30):
-        content = f"a lantern {sign * 30_000} {{end}}"  # over which PostgreSQL's parser would sit for hours
+        content = f"a lantern {sign * 30_000} {{end}}"  # on which PostgreSQL's parser would spend hours
         body = {"id": "t", "messages": [{"role": "user", "content": content}]}
         await asks(run, "POST", PATH, status=201, json=body)
         (found,) = (await asks(run, "GET", f"{PATH}/search?q=lantern"))["data"]
@@ -123,11 +123,11 @@ async def test_no_text_takes_the_database_long(start: Start, database_url: str, 
         ("z" * 500, ["lantern"], "z" * 200 + "…"),
     ],
 )
-def test_some_words_are_shown_around_those_that_were_found(text: str, words: list[str], told: str) -> None:
+def test_search_results_show_the_surrounding_words(text: str, words: list[str], told: str) -> None:
     assert around(text, words) == told
 
 
-async def test_a_fork_at_a_name_that_no_message_has_is_not_found(start: Start, database_url: str) -> None:
+async def test_a_fork_at_an_unknown_message_is_not_found(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "one")
         for id in ("\0", "nothing"):
@@ -135,7 +135,7 @@ async def test_a_fork_at_a_name_that_no_message_has_is_not_found(start: Start, d
             assert told["error"]["param"] == "message"
 
 
-async def test_a_fork_is_there_when_all_of_it_is(
+async def test_a_fork_appears_only_once_it_is_complete(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removing, "ROWS", 3)
@@ -153,13 +153,13 @@ async def test_a_fork_is_there_when_all_of_it_is(
         await asks(run, "POST", "/api/conversations/t/fork", status=201, json={"id": "f"})
         assert texts(await kept(run, "f")) == [one["content"] for one in messages]
         assert (await talk_of(run, "f")).messages == 10
-        monkeypatch.setattr(copying, "shown", taken_meanwhile(run, shown))
+        monkeypatch.setattr(copying, "shown", created_meanwhile(run, shown))
         told = await asks(run, "POST", "/api/conversations/t/fork", status=409, json={"id": "g"})
         assert told["error"]["code"] == "conversation_exists"
         assert len((await asks(run, "GET", "/api/conversations/search?q=lantern&limit=50"))["data"]) == 20
 
 
-def taken_meanwhile(run: Running, shown: Any) -> Any:
+def created_meanwhile(run: Running, shown: Any) -> Any:
     async def made(*given: Any) -> Any:
         await asks(run, "POST", "/api/conversations", status=201, json={"id": "g"})
         return await shown(*given)
@@ -167,7 +167,7 @@ def taken_meanwhile(run: Running, shown: Any) -> Any:
     return made
 
 
-async def test_a_fork_goes_its_own_way(start: Start, database_url: str) -> None:
+async def test_a_fork_is_independent_of_its_origin(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "one"), await say(run, "two")
         second = (await kept(run))[1]
@@ -180,7 +180,7 @@ async def test_a_fork_goes_its_own_way(start: Start, database_url: str) -> None:
         assert told["error"]["code"] == "conversation_exists"
 
 
-async def test_it_is_taken_along_as_json_and_markdown(start: Start, database_url: str) -> None:
+async def test_a_conversation_is_exported_as_json_and_markdown(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, [{"role": "system", "content": "be brief"}, {"role": "user", "content": "one"}])
         told = await asks(run, "GET", f"{PATH}/t/export")
@@ -191,7 +191,7 @@ async def test_it_is_taken_along_as_json_and_markdown(start: Start, database_url
         assert text.startswith("# one\n") and "## User\n\none\n\n## Assistant\n\nheard one\n" in text
 
 
-async def test_figures_are_of_ones_own(start: Start, database_url: str) -> None:
+async def test_statistics_are_of_the_callers_own_conversations(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "one"), await say(run, "two", "u"), await say(run, "three", who=B)
         told = await asks(run, "GET", f"{PATH}/statistics")
@@ -213,7 +213,7 @@ OTHERS: list[tuple[str, str, Json | None]] = [
 ]
 
 
-async def test_no_route_shows_or_changes_what_is_anothers(start: Start, database_url: str) -> None:
+async def test_no_route_shows_or_changes_another_callers_conversation(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "secret")
         for method, path, body in OTHERS:
@@ -249,7 +249,7 @@ BAD: list[tuple[str, str, Json | None, str | None]] = [
 ]
 
 
-async def test_bad_requests_name_the_field(start: Start, tmp_path: Any) -> None:
+async def test_invalid_requests_name_the_field(start: Start, tmp_path: Any) -> None:
     chain = "templates, conversations, cache"
     async with start(config(f"sqlite:///{tmp_path}/x.db", chain), echo()) as run:
         await say(run, "hi")
@@ -258,7 +258,7 @@ async def test_bad_requests_name_the_field(start: Start, tmp_path: Any) -> None:
             assert told["error"]["param"] == param, (method, path, body)
 
 
-async def test_what_a_caller_may_have_is_bounded(start: Start, tmp_path: Any) -> None:
+async def test_conversations_and_messages_per_caller_are_limited(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", max_conversations=1, max_messages=2), echo()) as run:
         await say(run, "one")
         told = await asks(run, "POST", PATH, status=400, json={})
@@ -266,6 +266,8 @@ async def test_what_a_caller_may_have_is_bounded(start: Start, tmp_path: Any) ->
         told = await asks(run, "POST", f"{PATH}/t/messages", status=400, json={"role": "user", "content": "x"})
         assert told["error"]["code"] == "conversation_full" and len(await kept(run)) == 2
         told = await asks(run, "POST", "/v1/chat/completions", status=400, json={**ASK, "conversation": "t"})
-        assert told["error"]["code"] == "conversation_full" and run.ollama.started == 1, "it is told beforehand"
+        assert told["error"]["code"] == "conversation_full" and run.ollama.started == 1, (
+            "it is refused before the model is called"
+        )
         await asks(run, "DELETE", f"{PATH}/t")
         await asks(run, "POST", PATH, status=201, json={})

@@ -1,4 +1,4 @@
-"""A call that names a conversation is told what was said, and leaves there what is said now."""
+"""A call that names a conversation gets its history, and adds its messages and answer to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-async def test_a_conversation_goes_on_with_what_is_new(start: Start, database_url: str) -> None:
+async def test_a_call_adds_only_new_messages_to_the_conversation(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, [{"role": "system", "content": "be brief"}, user("one")])
         await say(run, "two", None, conversation={"id": "t"})
@@ -56,7 +56,7 @@ async def test_a_conversation_goes_on_with_what_is_new(start: Start, database_ur
         assert (talk.system, talk.title, talk.messages) == ("be brief", "one", 6)
 
 
-async def test_thoughts_and_calls_of_tools_are_kept_and_told_again(start: Start, database_url: str) -> None:
+async def test_reasoning_and_tool_calls_are_stored_and_sent_again(start: Start, database_url: str) -> None:
     tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
     said = [Said(thinking="hm", tool_calls=(("look", {"at": "x"}),)), Said("it is x"), Said("bye")]
     answers = iter(said)
@@ -75,20 +75,20 @@ async def test_thoughts_and_calls_of_tools_are_kept_and_told_again(start: Start,
     assert messages[1]["thinking"] == "hm" and messages[1]["tool_calls"][0]["function"]["arguments"] == {"at": "x"}
 
 
-async def test_a_client_that_resends_the_history_does_not_double_it(start: Start, database_url: str) -> None:
+async def test_a_client_that_resends_the_history_does_not_duplicate_it(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "one")
         history = [user("one"), assistant("heard one")]
         await say(run, [*history, user("two")])
         assert texts(await kept(run)) == ["one", "heard one", "two", "heard two"]
-        # One word of an answer is another: this is no history, but something new.
+        # An answer differs in one word, so this is not the stored history but new messages.
         await say(run, [user("one"), assistant("heard two"), user("three")])
         assert texts(await kept(run))[4:] == ["one", "heard two", "three", "heard three"]
-        await say(run, [user("one")])  # the same question again is a question
+        await say(run, [user("one")])  # the same question again is a new message
         assert texts(await kept(run))[8:] == ["one", "heard one"]
 
 
-async def test_instructions_that_were_added_as_a_message_are_no_news_either(start: Start, database_url: str) -> None:
+async def test_resent_system_messages_are_not_duplicated_either(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         be: dict[str, Any] = {"role": "system", "content": "be brief"}
         body = {"id": "t", "messages": [be, user("one")]}
@@ -101,7 +101,7 @@ async def test_instructions_that_were_added_as_a_message_are_no_news_either(star
         assert texts(await kept(run))[5:] == ["three", "heard three"] and (await talk_of(run)).system == "be kind"
 
 
-async def test_an_answer_that_breaks_off_is_kept_as_cut(start: Start, database_url: str) -> None:
+async def test_an_answer_that_breaks_off_is_stored_as_cut(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("eof", after=3)])) as run:
         told = await run.http.post(
             f"{run.url}/v1/chat/completions", json={**ASK, "stream": True, "conversation": "t"}, headers=A
@@ -113,7 +113,7 @@ async def test_an_answer_that_breaks_off_is_kept_as_cut(start: Start, database_u
         assert len(await kept(run)) == 4
 
 
-async def test_what_is_cut_can_be_dropped(start: Start, database_url: str) -> None:
+async def test_cut_off_answers_can_be_dropped_by_a_setting(start: Start, database_url: str) -> None:
     ollama = Simulator(faults=[Fault("eof", after=3)])
     async with start(config(database_url, cut="drop"), ollama) as run:
         await (
@@ -125,7 +125,7 @@ async def test_what_is_cut_can_be_dropped(start: Start, database_url: str) -> No
         assert len(await kept(run)) == 2
 
 
-async def test_a_client_that_leaves_gives_its_turn_back(start: Start, database_url: str) -> None:
+async def test_a_client_that_disconnects_releases_its_turn(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("stall", after=2)])) as run:
         response = await run.http.post(
             f"{run.url}/v1/chat/completions",
@@ -139,7 +139,7 @@ async def test_a_client_that_leaves_gives_its_turn_back(start: Start, database_u
     assert [one.status for one in found] == ["complete", "left", "complete", "complete"]
 
 
-async def test_what_a_client_left_is_kept_though_the_server_stops(start: Start, database_url: str) -> None:
+async def test_an_abandoned_answer_is_stored_although_the_server_stops(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("stall", after=2)])) as run:
         body = {**ASK, "stream": True, "conversation": "t", "max_tokens": 500}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
@@ -150,7 +150,7 @@ async def test_what_a_client_left_is_kept_though_the_server_stops(start: Start, 
         await say(run, "go on")
 
 
-async def test_a_call_that_fails_leaves_nothing_and_gives_its_turn_back(start: Start, database_url: str) -> None:
+async def test_a_failed_call_stores_nothing_and_releases_its_turn(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
         await asks(run, "POST", "/v1/chat/completions", status=502, json={**ASK, "conversation": "t"})
         assert (await asks(run, "GET", "/api/conversations"))["data"] == []
@@ -169,7 +169,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, str], int, str]] = [
 ]
 
 
-async def test_names_that_cannot_be_are_told(start: Start, tmp_path: Any) -> None:
+async def test_invalid_conversation_ids_are_refused(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", unknown="refuse")) as run:
         for body, headers, status, code in WRONG:
             sent = {**ASK, **body}
@@ -177,7 +177,7 @@ async def test_names_that_cannot_be_are_told(start: Start, tmp_path: Any) -> Non
             assert told["error"]["code"] == code and told["error"]["param"] in ("conversation", "n"), (body, headers)
 
 
-async def test_only_chats_have_conversations(start: Start, tmp_path: Any) -> None:
+async def test_only_chats_can_use_conversations(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db").replace('"completions": []', '"completions": ["conversations"]')
     async with start(text) as run:
         body = {"model": "demo", "prompt": "x", "conversation": "t"}
@@ -185,13 +185,13 @@ async def test_only_chats_have_conversations(start: Start, tmp_path: Any) -> Non
     assert told["error"]["code"] == "conversation_not_for_this"
 
 
-def test_a_chain_in_which_an_answer_would_be_kept_without_its_conversation_is_refused() -> None:
+def test_a_chain_with_the_cache_before_conversations_is_refused() -> None:
     text = config("sqlite:///x.db", "cache, conversations") + "upstreams: {a: {demo: {}}}\n"
     with pytest.raises(ConfigError, match="'conversations' stores what callers say and must come before 'cache'"):
         configuration.read("proxy.yaml", text, registry.problems_of, {})
 
 
-def test_a_chain_in_which_generate_would_forget_is_refused() -> None:
+def test_a_chat_chain_without_conversations_is_refused() -> None:
     text = config("sqlite:///x.db").replace('"chat": ["conversations"]', '"chat": []')
     with pytest.raises(
         ConfigError, match="'conversations' must be in this chain: its own endpoints send calls through it"
@@ -199,7 +199,7 @@ def test_a_chain_in_which_generate_would_forget_is_refused() -> None:
         configuration.read("proxy.yaml", text + "upstreams: {a: {demo: {}}}\n", registry.problems_of, {})
 
 
-async def test_one_id_is_two_conversations_of_two_callers(start: Start, database_url: str) -> None:
+async def test_two_callers_can_use_the_same_conversation_id(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "a secret of alice's")
         await say(run, "mine", who=B)
@@ -207,7 +207,7 @@ async def test_one_id_is_two_conversations_of_two_callers(start: Start, database
         assert texts(await kept(run, owner="bob")) == ["mine", "heard mine"]
 
 
-async def test_fifty_writers_lose_and_double_nothing(start: Start, database_url: str) -> None:
+async def test_fifty_concurrent_writers_lose_and_duplicate_nothing(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await asyncio.gather(*(say(run, f"word {number}", stream=number % 2 == 0) for number in range(50)))
         found = await kept(run)
@@ -216,10 +216,10 @@ async def test_fifty_writers_lose_and_double_nothing(start: Start, database_url:
     said = texts(found)
     assert sorted(said[::2]) == sorted(f"word {number}" for number in range(50))
     assert said[1::2] == [f"heard {one}" for one in said[::2]]
-    assert sorted(map(len, sent)) == list(range(1, 100, 2)), "each was told what all before it said"
+    assert sorted(map(len, sent)) == list(range(1, 100, 2)), "each prompt has all earlier messages"
 
 
-async def test_a_second_call_waits_and_then_is_told(start: Start, database_url: str) -> None:
+async def test_a_second_call_waits_for_its_turn_and_then_is_refused(start: Start, database_url: str) -> None:
     stall = Fault("stall", until=(go := asyncio.Event()))
     async with start(config(database_url, wait=0.2), Simulator(faults=[stall])) as run:
         first = asyncio.ensure_future(say(run, "one", max_tokens=3, stream=True))
@@ -232,7 +232,7 @@ async def test_a_second_call_waits_and_then_is_told(start: Start, database_url: 
         assert len(await kept(run)) == 4
 
 
-async def test_the_record_of_calls_names_the_conversation(start: Start, tmp_path: Any) -> None:
+async def test_the_record_of_a_call_names_its_conversation(start: Start, tmp_path: Any) -> None:
     from tests.plugins.usage.asking import written
 
     async with start(config(f"sqlite:///{tmp_path}/x.db", "usage, conversations")) as run:
@@ -241,9 +241,7 @@ async def test_the_record_of_calls_names_the_conversation(start: Start, tmp_path
     assert row["conversation"] == "t" and json.loads(row["tags"]) == {"conversation": "t"}
 
 
-async def test_what_an_experiment_changes_is_for_its_calls_and_not_for_their_conversation(
-    start: Start, database_url: str
-) -> None:
+async def test_changes_by_an_experiment_are_not_stored_in_the_conversation(start: Start, database_url: str) -> None:
     async with start(config(database_url, "experiments, conversations"), echo()) as run:
         kind = {"name": "kind", "system": "be kind", "model": "demo-thinking"}
         told = {"name": "tone", "variants": [{"name": "plain"}, kind]}
@@ -259,6 +257,6 @@ async def test_what_an_experiment_changes_is_for_its_calls_and_not_for_their_con
     assert [body["messages"][0]["content"] for body in bodies] == ["be kind", "be kind", "be brief"]
 
 
-def test_the_same_words_about_another_picture_are_another_message() -> None:
+def test_the_same_text_with_another_image_is_a_new_message() -> None:
     one, other = (Message("user", "What is it?", images=(Image(picture),)) for picture in ("YQ==", "Yg=="))
     assert same(one, one) and not same(one, other)

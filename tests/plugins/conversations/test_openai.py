@@ -1,4 +1,4 @@
-"""OpenAI's conversations, through its own SDK."""
+"""OpenAI's Conversations API, through its own SDK."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def alice(run: Running) -> openai.AsyncOpenAI:
     return run.client(api_key="a-key")
 
 
-async def test_a_conversation_is_made_changed_and_deleted(start: Start, database_url: str) -> None:
+async def test_a_conversation_is_created_changed_and_deleted(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run, alice(run) as client:
         talk = await client.conversations.create(items=[user("hello")], metadata={"topic": "demo"})
         assert talk.object == "conversation" and talk.id.startswith("conv_") and talk.metadata == {"topic": "demo"}
@@ -78,7 +78,7 @@ async def test_items_are_added_listed_read_and_deleted(start: Start, database_ur
         assert (await asks(run, "GET", "/api/conversations/t"))["message_count"] == 4
 
 
-async def test_pictures_are_told_when_they_are_asked_for(start: Start, tmp_path: Any) -> None:
+async def test_image_urls_are_included_on_request(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run, alice(run) as client:
         picture: Any = {"type": "input_image", "image_url": data_url(), "detail": "auto"}
         call: Any = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
@@ -92,13 +92,13 @@ async def test_pictures_are_told_when_they_are_asked_for(start: Start, tmp_path:
         assert listed[-1]["content"][0]["image_url"] == url and listed[0]["output"][0]["image_url"] == url
 
 
-async def test_pictures_that_are_linked_are_fetched_where_the_operator_lets_them(
+async def test_linked_images_are_fetched_if_the_operator_allows_it(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def all_of(_: Images, wanted: dict[str, str]) -> list[Image]:
         return [Image(data_url().partition(",")[2]) for _ in wanted]
 
-    monkeypatch.setattr(Images, "all", all_of)  # nothing is asked of the internet
+    monkeypatch.setattr(Images, "all", all_of)  # no request leaves this machine
     text = config(f"sqlite:///{tmp_path}/x.db", more="requests: {image_hosts: [good.example]}\n")
     async with start(text, echo()) as run, alice(run) as client:
         for number, (host, status) in enumerate({"good.example": 200, "bad.example": 400}.items()):
@@ -123,7 +123,7 @@ async def test_pictures_that_are_linked_are_fetched_where_the_operator_lets_them
         assert [len(one.message.images) for one in await kept(run, "c0")] == [1, 1, 1, 0]
 
 
-async def test_items_may_refer_to_those_of_ones_own_conversations(start: Start, database_url: str) -> None:
+async def test_items_can_refer_to_items_of_the_callers_own_conversations(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run, alice(run) as client:
         await say(run, "one")
         said, asked_ = (await client.conversations.items.list("t")).data
@@ -141,7 +141,7 @@ async def test_items_may_refer_to_those_of_ones_own_conversations(start: Start, 
             assert told["error"]["param"] == f"items[{len(given['items']) - 1}].id"
 
 
-async def test_logprobs_are_told_when_they_are_asked_for(start: Start, tmp_path: Any) -> None:
+async def test_logprobs_are_included_on_request(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run, alice(run) as client:
         await say(run, "hi", logprobs=True)
         bare = (await client.conversations.items.list("t")).data[0].model_dump()["content"][0]
@@ -153,7 +153,7 @@ async def test_logprobs_are_told_when_they_are_asked_for(start: Start, tmp_path:
         )
 
 
-async def test_an_item_without_words_is_kept_and_not_told(start: Start, tmp_path: Any) -> None:
+async def test_an_empty_item_is_stored_and_not_sent_to_the_model(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run, alice(run) as client:
         thought: Any = {"type": "reasoning", "summary": [], "content": []}
         words: Any = {"type": "message", "role": "assistant", "content": "well"}
@@ -166,7 +166,7 @@ async def test_an_item_without_words_is_kept_and_not_told(start: Start, tmp_path
         assert [one["content"] for one in asked(run.ollama)[-1]["messages"]] == ["one", "two", "three"]
 
 
-def test_what_a_model_says_at_once_is_one_message() -> None:
+def test_items_of_one_turn_are_grouped_into_one_message() -> None:
     kinds = {"u": {"type": "message", "role": "user"}, "a": {"type": "message", "role": "assistant"}}
     kinds |= {"r": {"type": "reasoning"}, "c": {"type": "function_call"}, "o": {"type": "function_call_output"}}
     kinds |= {"f": {"type": "file_search_call"}}
@@ -188,7 +188,7 @@ BAD: list[tuple[str, str, Any, str]] = [
 ]
 
 
-async def test_bad_requests_name_the_field(start: Start, tmp_path: Any) -> None:
+async def test_invalid_requests_name_the_field(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
         await say(run, "hi")
         for method, path, body, param in BAD:
@@ -196,7 +196,7 @@ async def test_bad_requests_name_the_field(start: Start, tmp_path: Any) -> None:
             assert told["error"]["param"] == param, (method, path, body)
 
 
-async def test_no_route_shows_or_changes_what_is_anothers(start: Start, database_url: str) -> None:
+async def test_no_route_shows_or_changes_another_callers_conversation(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "secret"), await say(run, "own", "mine", B)
         item = (await asks(run, "GET", f"{PATH}/t/items"))["data"][0]["id"]

@@ -1,4 +1,4 @@
-"""What the page on conversations shows runs."""
+"""The examples of the page on conversations run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def configured(example: str, folder: Path) -> str:
     return example.replace("sqlite:///data", f"sqlite:///{folder}")
 
 
-async def test_its_python_runs(start: Start, tmp_path: Path) -> None:
-    examples = "\n".join(blocks(PAGE, "python"))  # in one process: to import the SDK takes longer than all else
+async def test_the_pages_python_runs(start: Start, tmp_path: Path) -> None:
+    examples = "\n".join(blocks(PAGE, "python"))  # in one process, because importing the SDK takes most of the time
     async with start(configured(blocks(PAGE, "yaml")[0], tmp_path)) as run:
         done = await ran(here(examples, run))
         assert done.returncode == 0, done.stderr
@@ -26,6 +26,6 @@ async def test_its_python_runs(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("example", blocks(PAGE, "yaml"))
-async def test_its_configurations_are_right(start: Start, tmp_path: Path, example: str) -> None:
+async def test_the_pages_configurations_are_valid(start: Start, tmp_path: Path, example: str) -> None:
     async with start(configured(example, tmp_path)) as run:
         assert run.url

@@ -1,4 +1,4 @@
-"""What `/v1/responses` answers in a conversation: its items, under the ids that the response told."""
+"""`/v1/responses` in a conversation: its items have the IDs that the response gave them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_an_item_has_one_id_in_its_response_and_in_its_conversation(
         assert (said.text, said.thinking, len(said.tool_calls)) == ("well", "hm", 1)
 
 
-async def test_such_an_item_is_referred_to_and_deleted_by_its_id(start: Start, tmp_path: Any) -> None:
+async def test_an_item_of_a_response_can_be_referred_to_and_deleted_by_its_id(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), model(Said("well"))) as run, alice(run) as client:
         (item,) = (await answered(client, False))["output"]
         refers: Any = [{"type": "item_reference", "id": item["id"]}]
@@ -65,7 +65,7 @@ async def test_such_an_item_is_referred_to_and_deleted_by_its_id(start: Start, t
         assert texts(await kept(run)) == ["hi"]
 
 
-async def test_a_fork_has_items_of_its_own(start: Start, tmp_path: Any) -> None:
+async def test_a_forks_items_have_their_own_ids(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), model()) as run, alice(run) as client:
         output = (await answered(client, False))["output"]
         fork = (await asks(run, "POST", "/api/conversations/t/fork", status=201, json={}))["id"]
@@ -76,12 +76,12 @@ async def test_a_fork_has_items_of_its_own(start: Start, tmp_path: Any) -> None:
             assert await client.conversations.items.retrieve(one.id or "", conversation_id=fork) == one
 
 
-async def test_an_answer_that_broke_off_is_kept_as_its_response_was_told(start: Start, tmp_path: Any) -> None:
+async def test_a_cut_off_answer_is_stored_as_in_its_response(start: Start, tmp_path: Any) -> None:
     ollama = Simulator(faults=[Fault("eof", after=3)])
     async with start(config(f"sqlite:///{tmp_path}/x.db"), ollama) as run, alice(run) as client:
         told = await answered(client, True, model="demo")
         (item,) = told["output"]
-        await say(run, "on")  # whose turn comes when the other is kept
+        await say(run, "on")  # its turn begins when the other answer is stored
         listed = [one async for one in client.conversations.items.list("t", order="asc")]
     assert (told["status"], listed[1].id, listed[1].model_dump()["status"]) == ("failed", item["id"], "incomplete")
 

@@ -1,4 +1,4 @@
-"""What is old goes, a little at a time."""
+"""Old conversations are deleted, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tests.conftest import Running, Start
 from tests.plugins.conversations.asking import A, B, asks, config, echo, kept, store_of, talk_of, texts
 
 
-async def test_others_write_while_much_goes(start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retention_does_not_block_other_writers(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(removing, "ROWS", 4)
     async with start(config(database_url), echo()) as run:
         messages = [{"role": "user", "content": "x"}] * 2
@@ -32,14 +34,14 @@ async def test_others_write_while_much_goes(start: Start, database_url: str, mon
         await asks(run, "POST", "/api/conversations", status=201, json={"id": "new"})
         await going
         left = await asks(run, "GET", "/api/conversations?order=asc")
-        assert [one["id"] for one in left["data"]] == ["c5", "c6", "new"], "one that is being answered stays"
+        assert [one["id"] for one in left["data"]] == ["c5", "c6", "new"], "a conversation with a call under way stays"
 
 
 @pytest.mark.parametrize(
     ("lengths", "count"),
     [([], 0), ([9], 1), ([2, 2, 1], 3), ([2, 2, 2, 1], 2), ([1] * 9, 4), ([9, 1], 1), ([0, 9], 1)],
 )
-def test_what_goes_at_once_is_so_many_and_so_much(
+def test_a_batch_of_deletions_is_bounded_in_rows_and_characters(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int], count: int
 ) -> None:
     monkeypatch.setattr(removing, "ROWS", 4)
@@ -47,7 +49,7 @@ def test_what_goes_at_once_is_so_many_and_so_much(
     assert removing.together(lengths) == count
 
 
-async def test_long_messages_are_copied_and_deleted_fewer_at_a_time(
+async def test_long_messages_are_copied_and_deleted_in_smaller_batches(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removing, "LETTERS", 10)
@@ -74,7 +76,7 @@ async def test_long_messages_are_copied_and_deleted_fewer_at_a_time(
         assert left == [10, 8, 7] and await count(run) == 5
 
 
-async def test_what_a_process_that_died_left_is_shown_nowhere_and_goes(start: Start, database_url: str) -> None:
+async def test_remains_of_a_dead_process_are_hidden_and_later_deleted(start: Start, database_url: str) -> None:
     async with start(config(database_url, max_conversations=2), echo()) as run:
         body = {"messages": [{"role": "user", "content": "lantern"}], "title": "lantern"}
         numbers = []
@@ -97,15 +99,15 @@ async def test_what_a_process_that_died_left_is_shown_nowhere_and_goes(start: St
         assert told["error"]["code"] == "item_not_found"
         whole = await asks(run, "GET", "/api/me/data")
         assert "lantern" not in str(whole)
-        for id in "xy":  # nor do they count
+        for id in "xy":  # nor do they count towards the limit
             await asks(run, "POST", "/api/conversations", status=201, json={"id": id})
         await Retention(store_of(run), None).tidy()
-        assert await count(run) == 3, "a process may still be at it"
+        assert await count(run) == 3, "another process may still be working on it"
         await Retention(store_of(run), None).forget("alice")
         assert await count(run) == 1 and (await asks(run, "GET", "/api/conversations", B))["data"]
 
 
-async def test_what_goes_meanwhile_does_not_end_the_telling(
+async def test_a_conversation_deleted_during_an_export_does_not_end_it(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "CHUNK", 2)
@@ -120,7 +122,9 @@ async def test_what_goes_meanwhile_does_not_end_the_telling(
         assert [one["id"] for one in told if isinstance(one, dict)] == ["a", "b", "c", "d"]
 
 
-async def test_what_one_request_adds_is_bounded(start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_items_added_by_one_request_are_limited(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(forms, "MOST_LETTERS", 10)
     async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
         six = {"role": "user", "content": "six   "}
@@ -142,7 +146,7 @@ async def count(run: Running) -> int:
         return (await connection.execute(select(func.count()).select_from(MESSAGES))).scalar_one()
 
 
-async def test_a_conversation_is_gone_at_once_and_its_messages_a_few_at_a_time(
+async def test_a_deleted_conversation_is_gone_at_once_and_its_messages_in_batches(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removing, "ROWS", 3)
@@ -155,7 +159,7 @@ async def test_a_conversation_is_gone_at_once_and_its_messages_a_few_at_a_time(
 
         async def looking(*given: Any) -> bool:
             seen.append(await count(run))
-            if len(seen) == 2:  # not even a part of it is to be had
+            if len(seen) == 2:  # no part of it can be read
                 await asks(run, "GET", "/api/conversations/big", status=404)
                 assert not (await asks(run, "GET", "/api/conversations/search?q=lantern"))["data"]
                 refers = {"items": [{"type": "item_reference", "id": item}]}

@@ -1,4 +1,4 @@
-"""Of the calls of one conversation one is answered at a time, whichever process it came to."""
+"""Calls of one conversation are answered one at a time, across processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def lease(run: Running) -> tuple[str, int]:
     return row.holder, row.held_until
 
 
-async def test_writers_through_two_processes_lose_and_double_nothing(start: Start, database_url: str) -> None:
+async def test_concurrent_writers_in_two_processes_lose_and_duplicate_nothing(start: Start, database_url: str) -> None:
     text = config(database_url)
     async with start(text, echo()) as one, start(text, echo()) as two:
         await asyncio.gather(
@@ -41,10 +41,10 @@ async def test_writers_through_two_processes_lose_and_double_nothing(start: Star
         found = texts(await kept(one))
         assert sorted(found[::2]) == sorted(f"{name} {number}" for number in range(12) for name in ("one", "two"))
         assert found[1::2] == [f"heard {text}" for text in found[::2]]
-        assert not turns_of(one).held and not turns_of(two).lines, "nothing is left behind"
+        assert not turns_of(one).held and not turns_of(two).lines, "no lease is left"
 
 
-async def test_a_killed_process_keeps_its_turn_no_longer_than_its_lease(start: Start, database_url: str) -> None:
+async def test_a_killed_process_loses_its_turn_when_the_lease_expires(start: Start, database_url: str) -> None:
     async with start(config(database_url, wait=5), echo()) as run:
         await say(run, "one")
         store = store_of(run)
@@ -54,8 +54,8 @@ async def test_a_killed_process_keeps_its_turn_no_longer_than_its_lease(start: S
         assert store.now() >= over - 10_000 and await lease(run) == ("", 0)
 
 
-async def test_a_turn_goes_on_as_long_as_its_process_says_so(start: Start, database_url: str) -> None:
-    slow, go = held()
+async def test_a_turn_lasts_as_long_as_its_lease_is_renewed(start: Start, database_url: str) -> None:
+    slow, go = held_back()
     async with start(config(database_url, wait=0.1), slow) as run:
         call = asyncio.ensure_future(say(run, "one", stream=True, max_tokens=40))
         await run.ollama.until(lambda: run.ollama.started > 0)
@@ -70,14 +70,12 @@ async def test_a_turn_goes_on_as_long_as_its_process_says_so(start: Start, datab
         await call
 
 
-def held() -> tuple[Simulator, asyncio.Event]:
-    """One whose first answer goes on when the event is set."""
+def held_back() -> tuple[Simulator, asyncio.Event]:
+    """An Ollama whose first answer continues once the event is set."""
     return Simulator(faults=[Fault("stall", until=(go := asyncio.Event()))]), go
 
 
-async def test_a_long_write_keeps_nobody_elses_turn_from_being_prolonged(
-    start: Start, postgres: PostgresServer
-) -> None:
+async def test_a_long_write_does_not_block_the_renewal_of_other_leases(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     url = await postgres.create(f"test_{uuid4().hex}")
@@ -94,10 +92,10 @@ async def test_a_long_write_keeps_nobody_elses_turn_from_being_prolonged(
     assert {id for id, until in rows if until - store.now() > LEASE * 1e6 / 2} == {"b"}
 
 
-async def test_a_server_whose_clock_is_wrong_takes_nobodys_turn(
+async def test_a_server_with_a_wrong_clock_does_not_take_over_a_turn(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text, (ollama, go) = config(database_url, wait=0.1), held()
+    text, (ollama, go) = config(database_url, wait=0.1), held_back()
     async with start(text, ollama) as slow, start(text, echo()) as other:
         call = asyncio.ensure_future(say(slow, "one", stream=True, max_tokens=40))
         await slow.ollama.until(lambda: slow.ollama.started > 0)
@@ -108,9 +106,9 @@ async def test_a_server_whose_clock_is_wrong_takes_nobodys_turn(
         await call
 
 
-async def test_two_answers_at_once_are_kept_one_after_the_other(start: Start, database_url: str) -> None:
-    """Where a process stood still for so long that its turn was over."""
-    ollama, go = held()
+async def test_two_concurrent_answers_are_stored_one_after_the_other(start: Start, database_url: str) -> None:
+    """This happens if a process was suspended until its lease had expired."""
+    ollama, go = held_back()
     async with start(config(database_url), ollama) as slow, start(config(database_url), echo()) as fast:
         call = asyncio.ensure_future(say(slow, "slow", stream=True, max_tokens=20))
         await slow.ollama.until(lambda: slow.ollama.started > 0)
@@ -123,8 +121,8 @@ async def test_two_answers_at_once_are_kept_one_after_the_other(start: Start, da
     assert texts(found)[:3] == ["fast", "heard fast", "slow"] and [one.position for one in found] == [1, 2, 3, 4]
 
 
-async def test_only_so_many_may_wait(start: Start, tmp_path: Any) -> None:
-    ollama, go = held()
+async def test_the_number_of_waiting_calls_is_limited(start: Start, tmp_path: Any) -> None:
+    ollama, go = held_back()
     async with start(config(f"sqlite:///{tmp_path}/x.db", waiting=1), ollama) as run:
         first = asyncio.ensure_future(say(run, "one", stream=True, max_tokens=40))
         await run.ollama.until(lambda: run.ollama.started > 0)
@@ -133,7 +131,7 @@ async def test_only_so_many_may_wait(start: Start, tmp_path: Any) -> None:
             while next(iter(turns_of(run).lines.values())).waiting < 1:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.005)
         await asks(run, "POST", "/v1/chat/completions", status=409, json=CALL)
-        second.cancel()  # a client that does not wait leaves nothing behind
+        second.cancel()  # a client that gives up waiting leaves nothing behind
         with pytest.raises(asyncio.CancelledError):
             await second
         go.set()

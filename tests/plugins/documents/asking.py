@@ -1,4 +1,4 @@
-"""What the tests of documents have in common."""
+"""Helpers for the tests of documents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def config(url: str, folder: Path, more: str = "", **settings: Any) -> str:
 async def ask(
     run: Running, method: str, path: str, who: dict[str, str] = A, status: int | None = None, /, **body: Any
 ) -> Any:
-    """The JSON of an answer, whose status is looked at where one is given."""
+    """The JSON of the response, after checking its status if one is given."""
     said = body or None
     async with run.http.request(method, f"{run.url}/api/rag{path}", headers=who, json=said) as response:
         text = await response.text()
@@ -43,7 +43,7 @@ async def add(run: Running, title: str, content: str, who: dict[str, str] = A, *
 
 
 async def fill(run: Running, who: dict[str, str] = A, **more: Any) -> dict[str, str]:
-    """The texts, and their ids by title."""
+    """Add the texts, and return their IDs by title."""
     return {title: (await add(run, title, text, who, **more))["document_id"] for title, text in TEXTS.items()}
 
 

@@ -1,4 +1,4 @@
-"""What the tests of vector stores have in common."""
+"""Helpers for the tests of vector stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORCHARDS = b"An orchard of quinces wants deep soil. Pears are grafted in March, 
 
 
 def config(url: str, folder: Path, chain: tuple[str, ...] = ("documents", "cache"), **settings: Any) -> str:
-    """With files, and whatever else stands in the chain."""
+    """A configuration with files, and with these plugins in the chain."""
     text = documents(url, folder, **settings)
     plugins = json.loads(text.split("plugins: ")[1].split("\n")[0]) | {"files": {}} | {name: {} for name in chain
               if name not in ("documents", "cache")}  # fmt: skip
@@ -41,7 +41,7 @@ async def upload(run: Running, data: bytes, name: str = "a.txt", who: dict[str, 
 
 
 async def settled(run: Running, path: str, who: dict[str, str] = A) -> Any:
-    """What is told at a path once it is not in progress."""
+    """The object at a path, once it is no longer in progress."""
     async with asyncio.timeout(40):
         while (told := await call(run, "GET", path, who))["status"] == "in_progress":  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.02)
@@ -49,7 +49,7 @@ async def settled(run: Running, path: str, who: dict[str, str] = A) -> Any:
 
 
 async def filled(run: Running, who: dict[str, str] = A, **more: Any) -> tuple[str, str]:
-    """A vector store with a file, and that file's id."""
+    """The IDs of a new vector store and of the file in it."""
     file = await upload(run, LANTERNS, "lanterns.txt", who)
     store = (await call(run, "POST", "/vector_stores", who, 200, name="lights", file_ids=[file], **more))["id"]
     told = await settled(run, f"/vector_stores/{store}/files/{file}", who)

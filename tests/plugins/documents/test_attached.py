@@ -1,4 +1,4 @@
-"""Files in messages: read as text, in whatever dialect they come."""
+"""Files in messages are read as text, in every dialect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHO = "Who was the keeper?"
 CHAIN = ("stored", "documents", "cache")
 
 
-def seen(run: Running) -> list[str]:
+def contents_sent(run: Running) -> list[str]:
     bodies = [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body.get("messages")]
     return [message["content"] for message in bodies[-1]["messages"]]
 
@@ -51,20 +51,20 @@ async def test_a_file_in_a_message_is_read(start: Start, database_url: str, tmp_
         kept = await upload(run, pdf("The lantern, by Mabel"), "x.pdf")
         sent = "data:text/plain;base64," + base64.b64encode(LANTERNS).decode()
         told = await call(run, "POST", "/chat/completions", A, 200, **chat({"file_id": kept}, store=True))
-        assert fenced(seen(run)[-1], "x.pdf", "The lantern, by Mabel")
+        assert fenced(contents_sent(run)[-1], "x.pdf", "The lantern, by Mabel")
         await call(run, "GET", f"/chat/completions/{told['id']}/messages")
         await call(run, "POST", "/chat/completions", A, 200, **chat({"file_data": sent}))
-        assert fenced(seen(run)[-1], "file.txt", re.escape(LANTERNS.decode()))
+        assert fenced(contents_sent(run)[-1], "file.txt", re.escape(LANTERNS.decode()))
         kept = await upload(run, pdf("The orchard, by Tom"), "y.pdf")
         parts = [{"type": "input_file", "file_id": kept}, {"type": "input_text", "text": WHO}]
         made = await call(run, "POST", "/responses", A, 200, model="demo", input=[{"role": "user", "content": parts}])
-        assert fenced(seen(run)[-1], "y.pdf", "The orchard, by Tom")
+        assert fenced(contents_sent(run)[-1], "y.pdf", "The orchard, by Tom")
         more = {"model": "demo", "input": "And when?", "previous_response_id": made["id"]}
-        await call(run, "POST", "/responses", A, 200, **more)  # it is there as it was read
-        assert fenced(seen(run)[0], "y.pdf", "The orchard, by Tom") and seen(run)[-1] == "And when?"
+        await call(run, "POST", "/responses", A, 200, **more)  # it is stored as the text that was read
+        assert fenced(contents_sent(run)[0], "y.pdf", "The orchard, by Tom") and contents_sent(run)[-1] == "And when?"
 
 
-async def test_a_picture_that_is_kept_as_a_file_is_seen(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_an_image_stored_as_a_file_reaches_the_model(start: Start, database_url: str, tmp_path: Path) -> None:
     text = config(database_url, tmp_path, CHAIN) + f"requests: {{max_image_bytes: {len(PNG)}}}\n"
     async with start(text) as run:
         ids = [await upload(run, *one) for one in ((PNG, "a.png"), (b"words", "a.txt"), (PNG + b"more", "b.png"))]
@@ -100,15 +100,15 @@ async def test_files_in_items_of_conversations_are_read(start: Start, database_u
         await call(run, "POST", path.partition("?")[0], A, 200, items=items)
         hi = {"model": "demo-vision", "messages": [{"role": "user", "content": "hi"}], "conversation": talk["id"]}
         await call(run, "POST", "/chat/completions", A, 200, **hi)
-        assert [LANTERNS.decode() in one for one in seen(run)] == [True, True, False]
+        assert [LANTERNS.decode() in one for one in contents_sent(run)] == [True, True, False]
         error = (await call(run, "POST", "/conversations", B, 404, items=items))["error"]
         assert (error["code"], error["param"]) == ("file_not_found", "items[0].content[0].file_id")
         wrong = [{"role": "user", "content": [{"type": "input_file", "file_id": "file-x"}], "status": "odd"}]
         error = (await call(run, "POST", "/conversations", A, 400, items=wrong))["error"]
-        assert error["param"] == "items[0].status", "what costs nothing is looked at first"
+        assert error["param"] == "items[0].status", "cheap checks come first"
 
 
-async def test_what_is_searched_for_is_the_question_and_not_the_file(start: Start, tmp_path: Path) -> None:
+async def test_the_search_uses_the_question_and_not_the_attached_file(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         told = {"title": "Lanterns", "content": LANTERNS.decode(), "wait": 30}
         async with run.http.post(f"{run.url}/api/rag/documents", json=told, headers=A) as response:
@@ -117,7 +117,7 @@ async def test_what_is_searched_for_is_the_question_and_not_the_file(start: Star
         file = {"file_data": base64.b64encode(ORCHARDS * 100).decode(), "filename": "orchards.txt"}
         answer = await call(run, "POST", "/chat/completions", A, 200, **chat(file, rag=True))
         assert [one["title"] for one in answer["choices"][0]["message"]["sources"]] == ["Lanterns"]
-        assert ORCHARDS.decode() in seen(run)[-1] and LANTERNS.decode() in seen(run)[-1]
+        assert ORCHARDS.decode() in contents_sent(run)[-1] and LANTERNS.decode() in contents_sent(run)[-1]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_what_is_searched_for_is_the_question_and_not_the_file(start: Star
         ),
     ],
 )
-async def test_what_cannot_be_read_names_the_part(
+async def test_an_unreadable_file_is_an_error_naming_the_part(
     start: Start, tmp_path: Path, file: dict[str, str], status: int, field: str, code: str
 ) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_file_bytes=200)) as run:
@@ -147,7 +147,7 @@ async def test_what_cannot_be_read_names_the_part(
         assert (error["param"], error["code"]) == (f"input[0].content[0].{field}", code)
 
 
-async def test_anothers_file_is_none_and_wrong_calls_read_nothing(start: Start, tmp_path: Path) -> None:
+async def test_another_callers_file_is_not_found_and_invalid_calls_read_no_file(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         mine = await upload(run, LANTERNS)
         await call(run, "POST", "/chat/completions", B, 404, **chat({"file_id": mine}))
@@ -156,7 +156,7 @@ async def test_anothers_file_is_none_and_wrong_calls_read_nothing(start: Start, 
         assert told["error"]["param"] == "temperature"
 
 
-async def test_who_does_not_read_files_says_so(start: Start) -> None:
+async def test_without_the_plugin_files_in_messages_are_refused(start: Start) -> None:
     async with start("chains: {chat: []}\n") as run:
         for path, param, body in (
             ("/chat/completions", "messages[0].content[0].file", chat({"file_id": "file-x"})),
@@ -170,7 +170,7 @@ async def test_who_does_not_read_files_says_so(start: Start) -> None:
             assert (error["param"], error["code"]) == (param, "plugin_missing")
 
 
-async def test_only_so_many_files_wait_to_be_read() -> None:
+async def test_the_number_of_files_waiting_to_be_read_is_limited() -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"words"
 

@@ -1,4 +1,4 @@
-"""A closer look at what was found."""
+"""The option `closer`: passages found are scored by their sentences."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ async def filled(start: Start, tmp_path: Path) -> AsyncIterator[Running]:
         yield run
 
 
-async def test_a_closer_look_finds_the_sentence_in_a_long_passage(filled: Running) -> None:
-    assert (await titles(filled, QUESTION))[0] == "Notice", "of all that is said there one sentence is little"
+async def test_closer_finds_one_sentence_in_a_long_passage(filled: Running) -> None:
+    assert (await titles(filled, QUESTION))[0] == "Notice", (
+        "in the embedding of a long passage one sentence counts little"
+    )
     assert (await titles(filled, QUESTION, closer=3))[0] == "Harbour"
-    assert (await titles(filled, QUESTION, closer=1))[0] == "Notice", "only this one is looked at"
+    assert (await titles(filled, QUESTION, closer=1))[0] == "Notice", "only the best passage is examined"
     assert (await titles(filled, QUESTION, closer=50, top_k=1)) == ["Harbour"]
 
 
-async def test_what_is_told_of_a_passage_stays_true(filled: Running) -> None:
+async def test_closer_changes_scores_but_not_the_explained_cosine(filled: Running) -> None:
     plain, closer = [
         await ask(filled, "POST", "/search", query=QUESTION, explain=True, closer=most, top_k=2) for most in (0, 2)
     ]
@@ -59,10 +61,10 @@ async def test_pieces_are_embedded_once(filled: Running) -> None:
     assert await titles(filled, QUESTION, closer=3)
     before = filled.ollama.finished
     assert await titles(filled, QUESTION, closer=3)
-    assert filled.ollama.finished == before, "they are kept as all embeddings are"
+    assert filled.ollama.finished == before, "they are cached like all embeddings"
 
 
-async def test_who_says_how_much_words_count_gets_that_and_no_closer_look(start: Start, tmp_path: Path) -> None:
+async def test_an_explicit_weight_of_words_turns_closer_off_unless_requested(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, closer=5)) as run:
         await add(run, "Harbour", NOISE + SAID + " " + NOISE)
         await add(run, "Notice", "Where is the captain of the ferry? Nobody knows where.")

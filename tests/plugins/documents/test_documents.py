@@ -1,4 +1,4 @@
-"""Documents through a running server: added, found, changed and removed, by nobody but those who may."""
+"""Documents through a running server: added, found, changed and removed, with permission only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from tests.plugins.documents.asking import OPS, TEXTS, A, B, add, ask, config, f
 WHO = "Who was the keeper of the lantern?"
 
 
-async def test_what_was_added_is_found_and_explained(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_an_added_document_is_found_and_the_score_explained(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
     async with start(config(database_url, tmp_path)) as run:
         ids = await fill(run)
         for query, title in (
@@ -41,7 +43,7 @@ async def test_what_was_added_is_found_and_explained(start: Start, database_url:
         assert (stats["collections"][0]["name"], stats["collections"][0]["ready"]) == ("default", 3)
 
 
-async def test_the_same_contents_are_one_document(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_equal_contents_are_one_document(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         first = await add(run, "One", "The same text.\r\n")
         again = await ask(run, "POST", "/documents", A, 200, title="Two", content="The same\0 text.\n", wait=9)
@@ -49,11 +51,11 @@ async def test_the_same_contents_are_one_document(start: Start, database_url: st
         several = (ask(run, "POST", "/documents", title="T", content="At once.", wait=9) for _ in range(8))
         assert len({one["document_id"] for one in await asyncio.gather(*several)}) == 1
         other = await add(run, "One", "The same text.", B)
-        assert other["document_id"] != first["document_id"]  # what others have is nobody's business
+        assert other["document_id"] != first["document_id"]  # another caller's equal document stays unknown
         assert len((await ask(run, "GET", "/documents"))["data"]) == 2
 
 
-async def test_a_new_version_takes_the_place_of_the_old(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_new_version_replaces_the_old_one(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         ids = await fill(run)
         path = f"/documents/{ids['Lanterns']}"
@@ -67,16 +69,16 @@ async def test_a_new_version_takes_the_place_of_the_old(start: Start, database_u
         assert (same["version"], same["source"]) == (2, "http://x.example")
         renamed = await ask(run, "PUT", path, A, 200, title="Beacons", wait=9)
         assert renamed["version"] == 3
-        assert await titles(run, "beacons", top_k=1) == ["Beacons"]  # the title is searched, too
+        assert await titles(run, "beacons", top_k=1) == ["Beacons"]  # the title is also searched
         doubled = await ask(run, "PUT", path, A, 400, content=TEXTS["Clocks"], title="Half", metadata={"z": 1})
         assert doubled["error"]["code"] == "duplicate_document"
-        after = await ask(run, "GET", path)  # nothing of what is refused is done
+        after = await ask(run, "GET", path)  # a refused change changes nothing
         assert (after["title"], after["metadata"], after["version"]) == ("Beacons", {"y": 1}, 3)
         async with run.http.get(f"{run.url}/api/rag{path}/content", headers=A) as response:
             assert await response.text() == red
 
 
-async def test_a_text_that_goes_while_it_is_read_does_not_end_as_if_it_were_whole(
+async def test_a_document_deleted_while_it_is_downloaded_breaks_the_download_off(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Store.text
@@ -99,14 +101,14 @@ async def test_a_text_that_goes_while_it_is_read_does_not_end_as_if_it_were_whol
             await (await run.http.get(url, headers=A)).text()
 
 
-async def test_what_is_removed_is_gone(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_removed_document_is_gone(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         ids = await fill(run)
         path = f"/documents/{ids['Lanterns']}"
         assert (await ask(run, "DELETE", path, A, 200))["deleted"]
         assert "Lanterns" not in await titles(run, WHO)
         assert (await ask(run, "GET", path, A, 404))["error"]["code"] == "document_not_found"
-        await add(run, "Lanterns", TEXTS["Lanterns"])  # and may come again
+        await add(run, "Lanterns", TEXTS["Lanterns"])  # and can be added again
         assert (await titles(run, WHO))[0] == "Lanterns"
         collection = (await ask(run, "GET", "/collections"))["data"][0]["id"]
         assert (await ask(run, "DELETE", f"/collections/{collection}", A, 200))["deleted"]
@@ -115,7 +117,7 @@ async def test_what_is_removed_is_gone(start: Start, database_url: str, tmp_path
         assert (await titles(run, WHO))[0] == "Lanterns"
 
 
-async def test_nothing_leaks(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_no_document_is_visible_without_permission(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         secret = await add(run, "Secret", "The canary sings at midnight in the cellar.", collection=None)
         open_one = await ask(run, "POST", "/collections", A, 201, name="open", shared={"everyone": True})
@@ -127,28 +129,28 @@ async def test_nothing_leaks(start: Start, database_url: str, tmp_path: Path) ->
         query = "Where does the canary sing?"
         assert set(await titles(run, query)) == {"Secret", "Open", "Club"}
         assert set(await titles(run, query, B)) == {"Open", "Club"}
-        assert set(await titles(run, query, OPS)) == {"Open"}  # an admin is no reader
+        assert set(await titles(run, query, OPS)) == {"Open"}  # admins do not read others' documents
         assert await titles(run, query, B, collections=[open_one["id"]]) == ["Open"]
         for who, path, name in (
             (B, "/search", default),
             (B, "/search", "default"),
             (OPS, "/search", club["id"]),
-            (B, "/search", "club"),  # a name is its owner's own; others say the id
+            (B, "/search", "club"),  # names are the owner's; others use the ID
         ):
             told = await ask(run, "POST", path, who, 404, query=query, collections=[name])
             assert (told["error"]["code"], told["error"]["param"]) == ("collection_not_found", "collections")
-        await hidden(run, secret)
+        await check_hidden(run, secret)
         assert (await ask(run, "GET", "/documents", B))["data"] == []
         assert (await ask(run, "GET", f"/documents?collection={default}", B, 404))["error"]["param"] == "collection"
         assert "canary" not in str(await ask(run, "GET", "/stats", OPS)) and default not in str(
             await ask(run, "GET", "/stats", B)
         )
-        await reading_is_not_writing(run, club["id"])
+        await check_read_only(run, club["id"])
         assert (await ask(run, "PUT", f"/collections/{club['id']}", A, 200, shared={}))["shared"]["readers"] == []
         assert set(await titles(run, query, B)) == {"Open"}
 
 
-async def hidden(run: Running, document: dict[str, Any]) -> None:
+async def check_hidden(run: Running, document: dict[str, Any]) -> None:
     id = document["document_id"]
     for method, path in (("GET", id), ("GET", f"{id}/content"), ("PUT", id), ("DELETE", id)):
         body = {"title": "x"} if method == "PUT" else {}
@@ -158,7 +160,7 @@ async def hidden(run: Running, document: dict[str, Any]) -> None:
     assert (await ask(run, "GET", f"/jobs/{document['job_id']}", B, 404))["error"]["code"] == "job_not_found"
 
 
-async def reading_is_not_writing(run: Running, club: str) -> None:
+async def check_read_only(run: Running, club: str) -> None:
     (shared,) = (await ask(run, "GET", f"/documents?collection={club}", B))["data"]
     assert (await ask(run, "GET", f"/documents/{shared['document_id']}", B, 200))["title"] == "Club"
     calls: list[tuple[str, str, dict[str, Any]]] = [
@@ -201,7 +203,7 @@ WRONG = [
 ]
 
 
-async def test_a_filter_leaves_what_fits_it(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_filter_selects_documents_by_metadata(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         given: list[dict[str, Any]] = [
             {"kind": "report", "year": 2020},
@@ -217,8 +219,8 @@ async def test_a_filter_leaves_what_fits_it(start: Start, database_url: str, tmp
             assert (await ask(run, "POST", "/search", A, 400, query="x", filter=filter))["error"]["param"] == name
 
 
-def test_a_filter_is_no_longer_for_many_values() -> None:
-    """To write one condition for each of as many as there may be took a second, in which nobody else was served."""
+def test_a_filter_with_many_values_is_one_condition() -> None:
+    """One condition per value took a second for the most values allowed, during which nothing else was served."""
     few, many = ({"type": "in", "key": "a", "value": [*range(count), "x"]} for count in (2, 63))
     assert str(condition(few)) == str(condition(many))
 
@@ -250,15 +252,17 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
-async def test_what_is_wrong_is_named(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_reader, "LARGE", 2000)  # what is larger is checked in a thread
+async def test_an_invalid_field_is_named_in_the_error(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_reader, "LARGE", 2000)  # large bodies are checked in a thread
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_characters=5000)) as run:
         for method, path, body, param in BAD:
             told = await ask(run, method, path, **body)
             assert told["error"]["param"] == param and told["error"]["message"]
 
 
-async def test_of_what_may_be_several_things_all_are_told(start: Start, tmp_path: Path) -> None:
+async def test_the_error_for_a_union_lists_all_accepted_types(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         told = await ask(run, "POST", "/documents", A, 400, title="x", content="x", metadata={"a": None})
     message = (
@@ -267,7 +271,7 @@ async def test_of_what_may_be_several_things_all_are_told(start: Start, tmp_path
     assert (told["error"]["param"], told["error"]["message"]) == ("metadata.a", message)
 
 
-async def test_pages_of_documents_follow_each_other(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_documents_are_paged(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         for number in range(5):
             await add(run, f"T{number}", f"Text number {number}.")
@@ -280,7 +284,7 @@ async def test_pages_of_documents_follow_each_other(start: Start, database_url: 
         assert (await ask(run, "GET", "/documents?status=failed"))["data"] == []
 
 
-async def test_collections_without_documents_are_none_too_many(
+async def test_empty_collections_do_not_count_towards_the_limit_of_a_search(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.documents.search.WIDEST", 1)
@@ -295,7 +299,7 @@ async def test_collections_without_documents_are_none_too_many(
         assert await titles(run, "Who kept the lantern?", collections=["default"]) == ["Lanterns"]
 
 
-async def test_what_others_share_keeps_nobody_from_searching(
+async def test_too_many_shared_collections_do_not_prevent_a_search(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.documents.search.WIDEST", 2)
@@ -312,7 +316,7 @@ async def test_what_others_share_keeps_nobody_from_searching(
             assert response.headers["x-gemmapy-rag"] == "1 passage of 1, shared collections left out"
 
 
-async def test_a_model_of_somebody_elses_collection_keeps_nobody_from_searching(
+async def test_a_failing_model_of_a_shared_collection_does_not_prevent_a_search(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Search.vector
@@ -335,7 +339,7 @@ async def test_a_model_of_somebody_elses_collection_keeps_nobody_from_searching(
         await ask(run, "POST", "/search", B, 502, query=WHO)
 
 
-async def test_of_each_caller_only_so_much_is_kept(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_storage_per_caller_is_limited(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path, max_documents=2, max_collections=2)) as run:
         await add(run, "A", "one")
         await add(run, "B", "two")
@@ -351,11 +355,11 @@ async def test_of_each_caller_only_so_much_is_kept(start: Start, database_url: s
             await ask(run, "POST", "/collections", OPS, 201, name=name)
         told = await ask(
             run, "POST", "/documents", OPS, 400, title="A", content="one"
-        )  # there is no room for 'default'
+        )  # there is no space for 'default'
         assert told["error"]["code"] == "too_many_collections"
 
 
-async def test_no_more_is_kept_of_a_caller_who_sends_all_at_once(
+async def test_storage_per_caller_is_limited_for_concurrent_requests_too(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     async with start(config(database_url, tmp_path, max_documents=3, max_collections=3)) as run:

@@ -1,4 +1,4 @@
-"""`gemmapy-proxy evaluate`: questions of one's own, asked of a running server."""
+"""`gemmapy-proxy evaluate`: the user's questions against a running server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ASKED: list[dict[str, str | None]] = [
 ]
 
 
-def test_figures_are_those_of_the_textbook() -> None:
+def test_figures_match_their_definitions() -> None:
     found = figures([1, 2, 0, 4], 4)
     assert found.hits == [0.25, 0.5, 0.5, 0.75] and found.hit(10) == 0.75
     assert found.mrr == pytest.approx((1 + 1 / 2 + 1 / 4) / 4)
@@ -37,7 +37,7 @@ def test_figures_are_those_of_the_textbook() -> None:
     assert figures([5], 4) == Figures([0, 0, 0, 0], 0, 0)
 
 
-def test_what_should_be_found_is_a_document_by_any_of_its_names_or_words_of_it() -> None:
+def test_an_expected_document_is_given_by_id_title_or_words() -> None:
     found = {"document_id": "doc_1", "title": "A Title", "source": None, "content": "It was\nfounded in 1912."}
     for fits in (Question("?", "doc_1"), Question("?", "a title"), Question("?", "", "FOUNDED  in")):
         assert fits.fits(found)
@@ -60,7 +60,7 @@ def test_what_should_be_found_is_a_document_by_any_of_its_names_or_words_of_it()
         ("a.csv", "frage,answer\nWer?,er\n", ["a.csv:2: 'question' is missing"]),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path, name: str, text: str, problems: list[str]) -> None:
+def test_an_invalid_file_is_an_error_naming_the_line(tmp_path: Path, name: str, text: str, problems: list[str]) -> None:
     file = tmp_path / name
     file.write_text(text)
     with pytest.raises(ConfigError) as raised:
@@ -69,20 +69,20 @@ def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path, name: str, te
     assert all(part in told for part, told in zip(problems, raised.value.problems, strict=True))
 
 
-def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\0")
     for name in ("none.jsonl", "bad.csv"):
         with pytest.raises(ConfigError, match=name):
             read(tmp_path / name)
 
 
-def test_commas_and_line_ends_of_a_csv_may_be_quoted(tmp_path: Path) -> None:
+def test_commas_and_line_ends_in_a_csv_can_be_quoted(tmp_path: Path) -> None:
     file = tmp_path / "q.CSV"
     file.write_text('\ufeffquestion,document,answer\n"Who, then?",A,"two\nlines"\n', encoding="utf-8")
     assert read(file) == [Question("Who, then?", "A", "two\nlines")]
 
 
-def test_a_plot_is_xml_with_a_line_for_each_way() -> None:
+def test_a_plot_is_xml_with_a_line_for_each_kind_of_search() -> None:
     drawn = ElementTree.fromstring(plot({"a<b": figures([1], 1), "words": figures([2, 0], 10)}))
     assert sum(one.get("fill") == "none" for one in drawn.iter("{http://www.w3.org/2000/svg}polyline")) == 2
 
@@ -94,7 +94,7 @@ async def filled(start: Start, tmp_path: Path) -> AsyncIterator[Running]:
         yield run
 
 
-async def test_questions_are_asked_in_every_way_and_what_fails_is_named(
+async def test_questions_are_run_with_every_kind_of_search_and_misses_are_listed(
     filled: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, drawn = tmp_path / "q.jsonl", tmp_path / "hits.svg"
@@ -127,13 +127,13 @@ async def test_questions_are_asked_in_every_way_and_what_fails_is_named(
     assert status == 1 and "key" in err.lower()
 
 
-async def test_a_server_that_is_not_there_or_no_proxy_is_told(
+async def test_an_unreachable_or_different_server_is_an_error(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "q.csv"
     file.write_text("question,answer\nWho?,me\n")
     assert await asyncio.to_thread(main, ["evaluate", str(file), "--url", "http://127.0.0.1:1"]) == 1
     assert "127.0.0.1:1" in capsys.readouterr().err
-    async with start() as run:  # without documents
+    async with start() as run:  # a proxy without documents
         assert await asyncio.to_thread(main, ["evaluate", str(file), "--url", run.url]) == 1
     assert "Who?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What expires is not there from that moment on, though nobody has taken it away yet."""
+"""Expired files and stores are invisible at once, although they are deleted later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.plugins.documents.test_vector_stores import WHO, names, rows, stores_
 from tests.plugins.files.asking import form, send
 
 
-async def test_a_file_that_has_expired_is_found_nowhere(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_an_expired_file_is_not_found_anywhere(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         file = (await send(run, form(LANTERNS, "lanterns.txt", purpose="user_data", **lasting(3600))))["id"]
         store = (await call(run, "POST", "/vector_stores", file_ids=[file]))["id"]
@@ -48,9 +48,7 @@ def lasting(seconds: int) -> dict[str, str]:
     return {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(seconds)}
 
 
-async def test_a_store_that_has_expired_is_found_nowhere_and_not_called_back(
-    start: Start, database_url: str, tmp_path: Path
-) -> None:
+async def test_an_expired_store_is_empty_and_cannot_be_revived(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         store, file = await filled(run, expires_after={"anchor": "last_active_at", "days": 1})
         async with stores_of(run).stores.database.writing() as connection:
@@ -66,7 +64,7 @@ async def test_a_store_that_has_expired_is_found_nowhere_and_not_called_back(
         assert await rows(run, ITEMS) == [1]
 
 
-async def test_of_a_file_that_goes_while_it_comes_nothing_stays(
+async def test_nothing_remains_of_a_file_deleted_while_it_is_added(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     async with start(config(database_url, tmp_path)) as run:
@@ -76,7 +74,7 @@ async def test_of_a_file_that_goes_while_it_comes_nothing_stays(
             New(FileInfo("file-gone", "gone.txt", "user_data", 9)),
             New(FileInfo(file, "lanterns.txt", "user_data", 9)),
         ]
-        await contents.adding.add(Payer("alice"), store, late)  # one was found, and then deleted
+        await contents.adding.add(Payer("alice"), store, late)  # the first was deleted after it was looked up
         contents.runner.nudge()
 
         async def alone() -> bool:
@@ -86,7 +84,7 @@ async def test_of_a_file_that_goes_while_it_comes_nothing_stays(
         assert await names(run, store) == ["lanterns.txt"]
 
 
-async def test_a_store_that_expires_while_it_moves_and_grows_is_empty_and_stays_where_it_was(
+async def test_a_store_that_expires_while_it_moves_and_grows_is_empty_and_keeps_its_model(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(repair, "GRACE", 0.0)

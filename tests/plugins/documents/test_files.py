@@ -1,4 +1,4 @@
-"""Files as documents: what can be read is found, what cannot is told, and nothing of it does harm."""
+"""Files as documents: readable ones are found, others are refused with a reason, and none does harm."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def word() -> bytes:
 
 
 def pdf(*pages: str) -> bytes:
-    """As small as a PDF can be: a page a text."""
+    """A minimal PDF with one page per text."""
     count = len(pages)
     objects = [
         b"<</Type/Catalog/Pages 2 0 R>>",
@@ -101,7 +101,7 @@ async def test_files_of_all_kinds_are_read(start: Start, tmp_path: Path) -> None
         assert (found["results"][0]["title"], found["results"][0]["page"]) == ("wrong.txt", 2)
 
 
-async def test_a_file_brings_its_fields_and_is_there_once(start: Start, tmp_path: Path) -> None:
+async def test_a_file_has_its_fields_and_is_stored_once(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         about = {"title": "Tower", "source": "http://t.example", "metadata": '{"year": 1891}'}
         status, told = await send(run, "../../etc/x.txt", b"A tower by the sea.", **about)
@@ -112,7 +112,7 @@ async def test_a_file_brings_its_fields_and_is_there_once(start: Start, tmp_path
         status, told = await send(run, "long.txt", text.encode())
         assert status == 201 and await content(run, told["document_id"]) == text
         whole = await ask(run, "POST", "/documents", A, 200, title="x", content=text)
-        assert whole["document_id"] == told["document_id"]  # however it was sent
+        assert whole["document_id"] == told["document_id"]  # in either way of sending it
         assert await titles(run, "paragraph 7654", top_k=1) == ["long.txt"]
 
 
@@ -139,7 +139,7 @@ HOSTILE: list[tuple[str, bytes, int, str]] = [
 ]
 
 
-async def test_hostile_files_are_refused_and_do_no_harm(start: Start, tmp_path: Path) -> None:
+async def test_hostile_files_are_refused_without_harm(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_file_bytes=3_000_000, read_timeout=10)) as run:
         for name, data, expected, code in HOSTILE:
             status, told = await send(run, name, data, wait="0")
@@ -176,7 +176,7 @@ FORMS = {
 }
 
 
-async def test_a_form_that_is_none_is_refused(start: Start, tmp_path: Path) -> None:
+async def test_an_invalid_form_is_refused(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run, asyncio.timeout(40):
         for name, (body, kind, status) in FORMS.items():
             headers = {**A, "Content-Type": kind}
@@ -184,8 +184,8 @@ async def test_a_form_that_is_none_is_refused(start: Start, tmp_path: Path) -> N
                 assert got.status == status and (await got.json())["error"]["message"], name
 
 
-def test_a_server_is_not_forked_to_read_a_file() -> None:
-    """It would not answer meanwhile: a quarter of a second where it has much in memory and other things to do."""
+def test_reading_a_file_does_not_fork_the_server() -> None:
+    """A fork would block a server with much in memory for a quarter of a second."""
     forks: list[int] = []
     os.register_at_fork(before=lambda: forks.append(1))
 
@@ -199,7 +199,7 @@ def test_a_server_is_not_forked_to_read_a_file() -> None:
     assert uvloop.run(read()) == "words" and not forks
 
 
-async def test_no_file_is_closed_by_the_event_loop_which_a_large_one_would_hold(
+async def test_files_are_not_closed_in_the_event_loop(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[int] = []

@@ -1,4 +1,4 @@
-"""Documents on their way into the index: tried again, told of, stopped, and whole or absent whatever happens."""
+"""Jobs that index documents: retries, progress, cancellation, and documents that are indexed as a whole or not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def contents(run: Running) -> set[str]:
     return {one["content"] for one in told["results"]}
 
 
-async def test_a_model_that_fails_for_a_while_is_asked_again(
+async def test_embedding_is_retried_while_the_model_fails(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "PAUSES", (0.01, 0.01, 0.01))
@@ -56,13 +56,13 @@ async def test_a_model_that_fails_for_a_while_is_asked_again(
         told = await ask(run, "POST", "/documents", A, title="Clocks", content=TEXTS["Clocks"], wait=30)
         assert told["status"] == "failed" and told["error"] and told["searched_version"] is None
         assert await titles(run, WHO) == ["Lanterns"]
-        await add_again(run)
+        await check_added_again(run)
 
 
 FULL = "lance error: LanceError(IO): No space left on device (os error 28), /srv/secret/place/structural.rs:191:9"
 
 
-async def test_documents_whose_index_cannot_be_written_say_why_they_wait_and_the_log_does_once(
+async def test_documents_waiting_for_a_full_disk_show_the_reason_which_is_logged_once(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     create = Lance.create
@@ -74,7 +74,7 @@ async def test_documents_whose_index_cannot_be_written_say_why_they_wait_and_the
         return await create(self, name, dimensions)
 
     async def told(run: Running, status: str, error: str | None) -> bool:
-        """Of every document, and of its job."""
+        """Whether every document and job with this status, and every running or done one, has this error."""
         listed = (await ask(run, "GET", "/documents"))["data"] + (await ask(run, "GET", "/jobs"))["data"]
         return {one["error"] for one in listed if one["status"] in (status, "running", "done")} == {error}
 
@@ -92,7 +92,7 @@ async def test_documents_whose_index_cannot_be_written_say_why_they_wait_and_the
         assert len(lines) == 1 and FULL in lines[0]
 
 
-async def test_a_document_whose_index_can_never_be_written_fails_with_the_reason(
+async def test_a_document_that_can_never_be_indexed_fails_with_the_reason(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def created(self: Lance, name: str, dimensions: int) -> Any:
@@ -105,13 +105,13 @@ async def test_a_document_whose_index_can_never_be_written_fails_with_the_reason
         assert (told["status"], told["error"]) == ("failed", "The index of texts failed: Permission denied")
 
 
-async def add_again(run: Running) -> None:
-    """What has failed is taken up again when it is sent again."""
+async def check_added_again(run: Running) -> None:
+    """Check that a failed document is retried when it is sent again."""
     told = await ask(run, "POST", "/documents", A, 200, title="Clocks", content=TEXTS["Clocks"], wait=30)
     assert told["status"] == "ready" and told["duplicate"]
 
 
-async def test_a_fault_once_is_not_the_end_of_all_that_comes(
+async def test_the_runner_survives_an_unexpected_exception(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim, odd = Ledger.claim, [RuntimeError("odd")]
@@ -127,7 +127,7 @@ async def test_a_fault_once_is_not_the_end_of_all_that_comes(
         assert not odd
 
 
-async def test_an_index_that_cannot_be_tended_leaves_no_other_untended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_table_that_cannot_be_optimised_does_not_block_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     both, tended = asyncio.Event(), list[str]()
 
     class Odd(Lance):
@@ -148,21 +148,21 @@ async def test_an_index_that_cannot_be_tended_leaves_no_other_untended(monkeypat
     assert tended == ["odd", "even"]
 
 
-async def test_what_can_never_go_well_fails_with_its_reason(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_permanent_failure_has_its_reason(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         told = await ask(run, "POST", "/documents", A, title="T", content=" \n---\n ", wait=30)
         assert (told["status"], told["error"]) == ("failed", "There is no text in it.")
         assert await titles(run, "text") == []
 
 
-async def test_a_chunk_that_the_model_cannot_read_at_once_is_read_in_halves(start: Start, tmp_path: Path) -> None:
+async def test_a_chunk_too_long_for_the_model_is_embedded_in_halves(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, chunk=8000)) as run:
         letters = " ".join("abcdefgh"[number % 8] for number in range(3800))
         told = await add(run, "Letters", letters + " zirconium")
         assert told["chunks"] == 1 and await titles(run, "zirconium") == ["Letters"]
 
 
-async def test_a_collections_place_is_made_by_one_process_at_a_time(
+async def test_a_collections_table_is_created_by_one_process_at_a_time(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone: Callable[..., AbstractAsyncContextManager[None]] = Database.alone
@@ -179,7 +179,7 @@ async def test_a_collections_place_is_made_by_one_process_at_a_time(
     assert named == list(await Lance(str(tmp_path / "lance")).tables())
 
 
-async def test_progress_is_told_until_the_end(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_progress_is_reported_until_the_end(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path, chunk=200)) as run:
         text = "\n\n".join(f"Paragraph {number} of a long text, which has its own words." for number in range(4000))
         told = await ask(run, "POST", "/documents", A, 202, title="Long", content=text, wait=0)
@@ -199,7 +199,7 @@ async def test_progress_is_told_until_the_end(start: Start, database_url: str, t
         assert "Paragraph 2345 " in found["results"][0]["content"]
 
 
-async def test_what_is_cancelled_leaves_nothing(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_cancelled_job_leaves_nothing(start: Start, database_url: str, tmp_path: Path) -> None:
     ollama = Simulator(faults=[STALL])
     async with start(config(database_url, tmp_path), ollama) as run:
         told = await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
@@ -212,7 +212,7 @@ async def test_what_is_cancelled_leaves_nothing(start: Start, database_url: str,
         assert again["status"] == "ready" and await titles(run, WHO) == ["Lanterns"]
 
 
-async def test_what_fails_halfway_leaves_nothing_that_hides_what_is_there(
+async def test_rows_of_a_document_that_failed_halfway_do_not_displace_results(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_rows, ollama = Lance.add, Simulator()
@@ -234,10 +234,10 @@ async def test_what_fails_halfway_leaves_nothing_that_hides_what_is_there(
         assert await titles(run, WHO) == ["Lanterns"]
 
 
-async def test_who_fails_with_what_another_process_has_done_meanwhile_takes_nothing_away(
+async def test_a_failure_after_another_process_finished_the_job_deletes_nothing(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one whose machine slept."""
+    """For example after the machine was suspended."""
     fill_in, fail, failed = ingest.Ingest.text, runner.Runner.failed, asyncio.Event()
 
     async def filled(self: ingest.Ingest, *given: Any) -> None:
@@ -247,7 +247,7 @@ async def test_who_fails_with_what_another_process_has_done_meanwhile_takes_noth
         raise BadCall("odd")
 
     async def done(self: ingest.Ingest, job: Job, item: Item) -> None:
-        """By another one."""
+        """Finish the job, as another process would."""
         mine, self.ledger.name = self.ledger.name, "another"
         async with self.store.database.writing() as connection:
             await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(holder="another"))
@@ -266,7 +266,7 @@ async def test_who_fails_with_what_another_process_has_done_meanwhile_takes_noth
         assert await titles(run, WHO) == ["Lanterns"]
 
 
-async def test_what_is_being_taken_in_hides_nothing_that_is_there(
+async def test_rows_of_a_document_still_being_added_do_not_displace_results(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_rows, ollama = Lance.add, Simulator()
@@ -290,10 +290,10 @@ async def test_what_is_being_taken_in_hides_nothing_that_is_there(
         await until(lambda: found(run, ["Many"] * 5))
 
 
-async def test_what_a_server_does_is_not_begun_again_though_its_lease_has_ended(
+async def test_a_server_does_not_restart_its_own_job_after_the_lease_expired(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a machine has slept, or the database was away for a while."""
+    """For example after the machine was suspended, or while the database was down."""
     begin, begun = runner.Runner.begin, list[str]()
 
     def noted(self: runner.Runner, job: Job) -> None:
@@ -313,7 +313,7 @@ async def test_what_a_server_does_is_not_begun_again_though_its_lease_has_ended(
         assert begun == [first["document_id"], second["document_id"]]
 
 
-async def test_what_is_sent_again_stays_though_its_cancelled_try_is_cleared_away_late(
+async def test_late_clean_up_of_a_cancelled_job_does_not_delete_a_new_upload(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remove, ready, cleared = Lance.remove, asyncio.Event(), asyncio.Event()
@@ -340,7 +340,7 @@ async def test_what_is_sent_again_stays_though_its_cancelled_try_is_cleared_away
         assert await titles(run, WHO) == ["Lanterns"]
 
 
-async def test_what_is_cancelled_is_cleared_away_however_long_that_takes(
+async def test_clean_up_after_a_cancellation_is_completed_even_if_slow(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remove, progress, ollama = Lance.remove, Ledger.progress, Simulator(faults=[STALL])
@@ -371,7 +371,7 @@ async def test_what_is_cancelled_is_cleared_away_however_long_that_takes(
         await cleared.wait()
 
 
-async def test_what_has_failed_is_tried_again_when_it_is_put_again(
+async def test_a_failed_document_is_retried_when_it_is_put_again(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "PAUSES", ())
@@ -385,7 +385,7 @@ async def test_what_has_failed_is_tried_again_when_it_is_put_again(
         assert await titles(run, "clock") == ["Clocks"]
 
 
-async def test_a_stopped_server_goes_on_where_it_was(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_restarted_server_continues_its_jobs(start: Start, database_url: str, tmp_path: Path) -> None:
     text = config(database_url, tmp_path)
     ollama = Simulator(faults=[STALL])
     async with start(text, ollama) as run:
@@ -396,14 +396,14 @@ async def test_a_stopped_server_goes_on_where_it_was(start: Start, database_url:
         assert (await ask(run, "GET", f"/documents/{told['document_id']}"))["status"] == "ready"
 
 
-async def test_the_database_is_believed_and_not_the_index(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_the_index_is_repaired_from_the_database(start: Start, database_url: str, tmp_path: Path) -> None:
     text = config(database_url, tmp_path)
     async with start(text) as run:
         ids = await fill(run)
         (collection,) = (await ask(run, "GET", "/collections"))["data"]
         table, dimensions = collection["id"], collection["dimensions"]
     index = Lance(str(tmp_path / "lance"))
-    await index.remove(table, ids["Lanterns"])  # a power cut has lost it
+    await index.remove(table, ids["Lanterns"])  # as if lost in a power cut
     stray = Row("doc_of_nobody", 1, 0, "Lanterns\n\nThe keeper of the lantern is a ghost.", "[0,1,10,0,[]]")
     half = Row(ids["Clocks"], 2, 0, "Clocks\n\nThe keeper of the lantern is a clock.", "[0,1,8,0,[]]")
     await index.add(table, [stray, half], np.eye(2, dimensions, dtype=np.float32))
@@ -417,7 +417,7 @@ async def test_the_database_is_believed_and_not_the_index(start: Start, database
     await index.aclose()
 
 
-async def test_an_index_that_is_away_at_the_start_is_put_right_later(
+async def test_an_index_unavailable_at_the_start_is_repaired_later(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db", tmp_path)
@@ -454,13 +454,13 @@ async def three(index: Lance, table: str) -> bool:
 
 
 @pytest.mark.slow
-async def test_killed_servers_lose_nothing_and_show_nothing_half(tmp_path: Path) -> None:
-    """Each round adds until the process is killed; all that was acknowledged is there at the end, and whole."""
+async def test_killed_servers_lose_no_document_and_show_none_in_part(tmp_path: Path) -> None:
+    """Each round adds documents until the process is killed; all acknowledged ones are complete at the end."""
     assert await kill(tmp_path, rounds=1) > 0
 
 
 async def kill(folder: Path, rounds: int) -> int:
-    """How many documents were acknowledged."""
+    """Kill the server at a random moment; the number of documents that were acknowledged."""
     file = folder / "proxy.yaml"
     more = "upstreams: {local: {demo: {}}}\nlisten: {port: 0}\n"
     file.write_text(config(f"sqlite:///{folder}/x.db", folder, more, chunk=200))
@@ -514,7 +514,7 @@ async def complete(index: Lance, stats: Any) -> bool:
     return (sum(counts.values()), len(counts)) == (stats["chunks"], stats["documents"])
 
 
-async def test_a_process_whose_clock_is_ahead_takes_no_job_from_one_that_lives(
+async def test_a_process_with_a_fast_clock_takes_no_job_from_a_live_one(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     ollama = Simulator(faults=[STALL])
@@ -526,4 +526,4 @@ async def test_a_process_whose_clock_is_ahead_takes_no_job_from_one_that_lives(
         ahead.holder.here = "elsewhere:"
         assert await ahead.claim() is None
         watch.move(SILENT)
-        assert await ahead.claim() is not None, "nobody has said anything of it meanwhile"
+        assert await ahead.claim() is not None, "the job was not touched meanwhile"

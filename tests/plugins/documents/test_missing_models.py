@@ -1,4 +1,4 @@
-"""Documents whose model is not there: refused at once, or waited for where nobody can say."""
+"""Documents whose embedding model is missing: refused at once, or pending if that cannot be known yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.plugins.documents.test_jobs import WHO, until
 from tests.servers import free_port
 
 
-async def test_what_no_model_could_embed_is_refused_and_nothing_of_it_stays(
+async def test_documents_for_a_missing_model_are_refused_and_leave_nothing(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     text = config(database_url, tmp_path, embed="no-such-model")
@@ -40,7 +40,7 @@ async def test_what_no_model_could_embed_is_refused_and_nothing_of_it_stays(
         assert told["error"]["code"] == "model_not_found" and await titles(run, WHO) == ["Lanterns"]
 
 
-async def test_a_model_that_goes_meanwhile_fails_what_waits_for_it(
+async def test_pending_documents_fail_if_their_model_is_removed(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.documents.api.Documents.embeddable", nothing_known)
@@ -50,10 +50,10 @@ async def test_a_model_that_goes_meanwhile_fails_what_waits_for_it(
 
 
 async def nothing_known(*_: object) -> None:
-    """Of the model: as while its upstream does not answer."""
+    """Nothing is known about the model, as while its upstream does not answer."""
 
 
-async def test_a_document_waits_for_an_upstream_that_is_away(
+async def test_a_document_waits_for_an_upstream_that_is_down(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "PAUSES", (0.05,) * 200)
@@ -70,8 +70,8 @@ async def test_a_document_waits_for_an_upstream_that_is_away(
             await until(ready)
 
 
-async def test_a_model_that_the_chain_finds_elsewhere_is_there(start: Start, tmp_path: Path) -> None:
-    """Only the chain itself knows: by its name the model is not at the upstream that is its own."""
+async def test_a_model_that_a_plugin_of_the_chain_routes_elsewhere_is_accepted(start: Start, tmp_path: Path) -> None:
+    """Only the chain knows the model; the upstream of its name does not have it."""
     fallback = {"models": {"demo-embed": [{"upstream": "other", "on": ["model_not_found"]}]}, "on": ["model_not_found"]}
     text = config(f"sqlite:///{tmp_path}/x.db", tmp_path).replace('"cache": {}', f'"fallback": {json.dumps(fallback)}')
     without = [one for one in CATALOGUE if not one.name.startswith("demo-embed")]

@@ -1,4 +1,4 @@
-"""Collections moved to another model: found all the while, and whole in one place or the other whatever happens."""
+"""Collections moved to another model: always searchable, and always complete in the old or in the new table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ollama(*faults: Fault) -> Simulator:
 
 
 class Gate:
-    """A method that waits in front of what it does until it is let through."""
+    """Replaces a method by one that waits until `open` is set, and then runs the original."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cls: type, name: str) -> None:
         self.reached, self.open = asyncio.Event(), asyncio.Event()
@@ -60,7 +60,7 @@ async def ended(run: Running, job: str) -> Any:
     return await ask(run, "GET", f"/jobs/{job}")
 
 
-async def test_a_collection_is_found_while_it_moves_and_all_of_it_after(
+async def test_a_collection_is_searchable_while_it_moves_and_complete_afterwards(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch, Moves, "swap")
@@ -86,10 +86,10 @@ async def test_a_collection_is_found_while_it_moves_and_all_of_it_after(
         told = await ask(run, "POST", "/search", query=WHO, explain=True)
         assert told["results"][0]["content"] == RED and len(told["results"]) == 3
         assert {one["explain"]["vector_rank"] for one in told["results"]} == {1, 2, 3}
-        assert (await move(run, status=200))["moving"] is None  # it is there already
+        assert (await move(run, status=200))["moving"] is None  # it has that model already
 
 
-async def test_one_that_has_lost_its_lease_does_not_keep_the_next_from_noting_the_same(
+async def test_concurrent_notes_of_one_document_after_a_lost_lease_do_not_fail(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch, Moves, "swap")
@@ -108,7 +108,7 @@ async def test_one_that_has_lost_its_lease_does_not_keep_the_next_from_noting_th
         gate.open.set()
 
 
-async def test_where_it_was_goes_when_nobody_can_be_searching_there(
+async def test_the_old_table_is_dropped_once_no_search_can_use_it(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugin, "SWEEP", 0.05)
@@ -129,7 +129,7 @@ async def test_where_it_was_goes_when_nobody_can_be_searching_there(
         await index.aclose()
 
 
-async def test_a_move_that_is_stopped_or_fails_leaves_it_where_it_was(
+async def test_a_cancelled_or_failed_move_leaves_the_collection_unchanged(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     stall = Fault("stall", path="/api/embed")
@@ -149,11 +149,11 @@ async def test_a_move_that_is_stopped_or_fails_leaves_it_where_it_was(
         run.ollama.faults.append(stall)
         first = (await move(run))["moving"]["job_id"]
         again = (await move(run))["moving"]["job_id"]
-        assert first == again  # to ask for it twice is to ask for it once
+        assert first == again  # a second request changes nothing
         assert (await ask(run, "PUT", "/collections/default", A, 400, embed=""))["error"]["param"] == "embed"
 
 
-async def test_a_move_goes_on_after_a_restart_and_believes_only_what_was_noted(
+async def test_a_move_continues_after_a_restart_from_its_verified_notes(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = config(database_url, tmp_path)
@@ -176,7 +176,7 @@ async def test_a_move_goes_on_after_a_restart_and_believes_only_what_was_noted(
     (onto,) = [name for name in await index.tables() if name != old]
     half = Row(ids[calls[0]], 7, 0, "Half\n\nThe keeper of the lantern is a ghost.", "[0,1,6,0,[]]")
     await index.add(onto, [half], np.eye(1, 256, dtype=np.float32))
-    await index.remove(onto, ids[calls[1]])  # noted, and lost in a power cut
+    await index.remove(onto, ids[calls[1]])  # noted, then lost as in a power cut
     async with start(text, ollama()) as run:
         assert (await ended(run, job))["status"] == "done"
         assert calls[0] not in calls[1:] and calls[2:].count(calls[1]) == 1
@@ -190,14 +190,14 @@ async def two(calls: list[str]) -> bool:
 
 
 async def collection(index: Lance, ids: dict[str, str]) -> dict[str, str]:
-    """The table in which all of them are."""
+    """The table that contains all of them."""
     for name in await index.tables():
         if len(await index.counts(name)) == len(ids):
             return {"id": name}
     raise AssertionError("there is none")
 
 
-async def test_what_is_ready_only_after_the_move_is_taken_in_there(
+async def test_a_document_that_becomes_ready_after_the_move_is_indexed_in_the_new_table(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(config(database_url, tmp_path), ollama()) as run:
@@ -216,7 +216,7 @@ async def test_what_is_ready_only_after_the_move_is_taken_in_there(
         assert told["results"][0]["title"] == "Late" and told["results"][0]["explain"]["vector_rank"] == 1
 
 
-async def test_nothing_is_added_to_what_was_removed_a_moment_ago(
+async def test_nothing_is_added_to_a_collection_deleted_meanwhile(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(config(database_url, tmp_path), ollama()) as run:

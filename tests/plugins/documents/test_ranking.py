@@ -1,4 +1,4 @@
-"""The order of what is found: by scores, by ranks, and by a model that reads it."""
+"""The order of results: by scores, by ranks, and by a reranking model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.stores.vectors import Row
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Start
 from tests.plugins.documents.asking import A, ask, config, fill, titles
-from tests.plugins.documents.test_grounding import chat, seen
+from tests.plugins.documents.test_grounding import chat, last_user_message
 
 WHO = "Who was the keeper of the lantern?"
 
@@ -31,7 +31,7 @@ def names(hits: list[Hit]) -> str:
     return "".join(one.row.document for one in hits)
 
 
-def test_ranks_are_mixed_whatever_the_scores_are() -> None:
+def test_ranks_are_fused_independently_of_scores() -> None:
     hits = [hit("a", 0.9, 0.0, 1, None), hit("b", 0.3, 9.0, 3, 1), hit("c", 0.8, 0.1, 2, 2)]
     mixed = by_rank(hits, words(0.5))
     assert names(mixed) == "bca"
@@ -40,23 +40,23 @@ def test_ranks_are_mixed_whatever_the_scores_are() -> None:
     assert names(by_rank(hits, words(0.0))) == "acb" and names(by_rank(hits, words(1.0))) == "bca"
     three = [hit("a", 0.9, 0, 1, None), hit("b", 0.1, 0, 1, None, "n"), hit("c", 0.2, 0, 1, None)]
     several = by_rank(three, words(0.0))
-    assert names(several) == "abc"  # cosines of different models are not compared
+    assert names(several) == "abc"  # cosines of different models are not comparable
 
 
-async def test_a_search_may_mix_ranks_and_says_so(start: Start, tmp_path: Path) -> None:
+async def test_a_search_can_fuse_ranks_and_says_so(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         await fill(run)
         for fusion in ("scores", "ranks"):
             told = await ask(run, "POST", "/search", A, 200, query=WHO, fusion=fusion, explain=True)
             assert told["fusion"] == fusion and told["results"][0]["title"] == "Lanterns"
             second = told["results"][1]["score"]
-            assert (second > 0.2) == (fusion == "ranks")  # whose scores say nothing of how far apart things are
+            assert (second > 0.2) == (fusion == "ranks")  # fused scores say nothing about distances
         assert "fusion" not in await ask(run, "POST", "/search", A, 200, query=WHO)
         assert (await ask(run, "POST", "/search", A, 400, query=WHO, fusion="x"))["error"]["param"] == "fusion"
         assert (await ask(run, "POST", "/search", A, 400, query=WHO, rerank=True))["error"]["param"] == "rerank"
 
 
-async def test_a_model_that_reads_passages_puts_them_in_order(start: Start, tmp_path: Path) -> None:
+async def test_a_model_can_rerank_passages(start: Start, tmp_path: Path) -> None:
     asked: list[str] = []
 
     def say(body: dict[str, Any]) -> Said | None:
@@ -75,7 +75,7 @@ async def test_a_model_that_reads_passages_puts_them_in_order(start: Start, tmp_
         assert [one["explain"]["grade"] for one in told["results"]] == [9, 2, 2] and "rerank_failed" not in told
         assert (await titles(run, WHO, rerank=False))[0] == "Lanterns" and len(asked) == 1
         assert asked[0].startswith(f"Question: {WHO}\n\n#")
-        assert (await chat(run, rag={"top": 1}))["rag"] == "1 passage of 1" and "[1] Clocks" in seen(run)
+        assert (await chat(run, rag={"top": 1}))["rag"] == "1 passage of 1" and "[1] Clocks" in last_user_message(run)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ async def test_a_model_that_reads_passages_puts_them_in_order(start: Start, tmp_
     ],
     ids=["slow", "failing", "too few", "no JSON"],
 )
-async def test_where_the_model_fails_the_order_stays_and_that_is_told(
+async def test_if_the_reranker_fails_the_order_stays_and_the_answer_says_so(
     start: Start, tmp_path: Path, fault: Fault | None, said: str, why: str
 ) -> None:
     ollama = Simulator(say=lambda body: Said(said) if "Say of each passage" in str(body) else None)
@@ -115,7 +115,7 @@ ORDERS = [
 
 
 @pytest.mark.parametrize(("order", "problem"), ORDERS)
-async def test_a_chain_in_which_documents_would_do_harm_is_refused(
+async def test_a_chain_with_documents_at_a_wrong_place_is_refused(
     start: Start, tmp_path: Path, order: str, problem: str
 ) -> None:
     plugins = ", ".join(f"{name}: {{}}" for name in order.split(", "))
@@ -141,8 +141,8 @@ messages:
 """
 
 
-async def test_a_templates_words_are_not_searched_for(start: Start, tmp_path: Path) -> None:
-    """The template is full of clocks; its user asks about the lantern."""
+async def test_the_search_uses_the_users_text_and_not_the_templates(start: Start, tmp_path: Path) -> None:
+    """The template mentions clocks; the user asks about the lantern."""
     library = tmp_path / "library"
     library.mkdir()
     (library / "guide.yaml").write_text(GUIDE)
@@ -152,4 +152,4 @@ async def test_a_templates_words_are_not_searched_for(start: Start, tmp_path: Pa
     async with start(text) as run:
         await fill(run)
         told = await chat(run, rag={"top": 1}, template="guide", messages=[{"role": "user", "content": WHO}])
-        assert told["rag"] == "1 passage of 1" and "[1] Lanterns" in seen(run)
+        assert told["rag"] == "1 passage of 1" and "[1] Lanterns" in last_user_message(run)

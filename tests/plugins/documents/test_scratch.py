@@ -1,4 +1,4 @@
-"""Files that nobody else sees."""
+"""Temporary files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vector stores: whose they are, what is wrong, what lasts, and what does not."""
+"""Vector stores: owners, errors, restarts and expiry."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def names(run: Running, store: str, who: dict[str, str] = A, **more: Any) 
     return [one["filename"] for one in told["data"]]
 
 
-async def test_nobody_reaches_anothers(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_other_callers_stores_are_not_found(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         store, file = await filled(run)
         batch = (await call(run, "POST", f"/vector_stores/{store}/file_batches", A, 200, file_ids=[file]))["id"]
@@ -70,7 +70,7 @@ async def test_nobody_reaches_anothers(start: Start, database_url: str, tmp_path
             ("GET", f"{of}/file_batches/{batch}/files", {}),
         ]
         there = {(route.method, route.path) for route in stores_of(run).routes()}
-        assert len(there) == len(routes) + 2  # that make and list
+        assert len(there) == len(routes) + 2  # routes that create and list
         for who in (B, OPS):
             for method, path, body in routes:
                 told = await call(run, method, path, who, 404, **body)
@@ -89,8 +89,8 @@ async def test_nobody_reaches_anothers(start: Start, database_url: str, tmp_path
         assert await names(run, store) == ["lanterns.txt"] and (await call(run, "GET", of))["name"] == "lights"
 
 
-async def test_what_is_shared_may_be_read_only(start: Start, tmp_path: Path) -> None:
-    """A vector store is a collection, which both ways of asking see."""
+async def test_a_shared_store_is_read_only(start: Start, tmp_path: Path) -> None:
+    """A vector store is a collection, and both APIs show it."""
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         store, file = await filled(run)
         await ask(run, "PUT", "/collections/lights", A, 200, shared={"readers": ["bob"]})
@@ -159,7 +159,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-async def test_what_is_wrong_is_named(start: Start, tmp_path: Path) -> None:
+async def test_an_invalid_field_is_named_in_the_error(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_collections=2, max_documents=1)) as run:
         id = (await call(run, "POST", "/vector_stores"))["id"]
         for method, path, body, param in BAD:
@@ -173,14 +173,16 @@ async def test_what_is_wrong_is_named(start: Start, tmp_path: Path) -> None:
         assert (await call(run, "POST", "/vector_stores", A, 400))["error"]["code"] == "too_many_collections"
 
 
-async def test_without_files_there_is_nothing_to_add(start: Start, tmp_path: Path) -> None:
+async def test_without_the_plugin_files_nothing_can_be_added(start: Start, tmp_path: Path) -> None:
     async with start(documents(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         id = (await call(run, "POST", "/vector_stores"))["id"]
         told = await call(run, "POST", f"/vector_stores/{id}/files", A, 400, file_id="file-1")
         assert told["error"]["code"] == "plugin_missing" and "'files'" in told["error"]["message"]
 
 
-async def test_a_batch_goes_on_after_a_restart_or_is_cancelled(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_batch_continues_after_a_restart_and_can_be_cancelled(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
     ollama = Simulator(load_time=3600.0)  # nothing is embedded
     async with start(config(database_url, tmp_path), ollama) as run:
         store = (await call(run, "POST", "/vector_stores"))["id"]
@@ -200,11 +202,11 @@ async def test_a_batch_goes_on_after_a_restart_or_is_cancelled(start: Start, dat
         assert still["status"] == "completed"
         listed = await call(run, "GET", f"/vector_stores/{store}/files?filter=cancelled")
         assert [one["id"] for one in listed["data"]] == files[3:]
-        await call(run, "POST", f"/vector_stores/{store}/files", A, 200, file_id=files[3])  # again, and now it is read
+        await call(run, "POST", f"/vector_stores/{store}/files", A, 200, file_id=files[3])  # again; now it is indexed
         assert (await settled(run, f"/vector_stores/{store}/files/{files[3]}"))["status"] == "completed"
 
 
-async def test_a_cancelled_batch_leaves_alone_what_is_wanted_without_it(
+async def test_a_cancelled_batch_keeps_files_that_were_also_added_otherwise(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     ollama = Simulator(load_time=3600.0)  # nothing is embedded
@@ -233,7 +235,7 @@ async def test_a_cancelled_batch_leaves_alone_what_is_wanted_without_it(
         assert (await call(run, "GET", f"{of}/files/{brought}"))["status"] == "cancelled"
 
 
-async def test_a_store_that_is_not_used_expires(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_an_unused_store_expires(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         lasts = {"anchor": "last_active_at", "days": 2}
         store, file = await filled(run, expires_after=lasts)
@@ -248,11 +250,11 @@ async def test_a_store_that_is_not_used_expires(start: Start, database_url: str,
                 await connection.execute(update(STORES).where(STORES.c.collection == store).values(active=at))
 
         await aged(1.9)
-        assert await names(run, store) == ["lanterns.txt"]  # which is a use
+        assert await names(run, store) == ["lanterns.txt"]  # a search counts as a use
         await expiring.tidy()
         assert (await call(run, "GET", f"/vector_stores/{store}"))["status"] == "completed"
         await aged(2.1)
-        for _ in range(2):  # before and after its documents are taken away
+        for _ in range(2):  # before and after its documents are deleted
             told = await call(run, "GET", f"/vector_stores/{store}")
             assert told["status"] == "expired"
             for path, body in (("search", WHO), ("files", {"file_id": file}), ("", {"expires_after": lasts})):
@@ -264,7 +266,7 @@ async def test_a_store_that_is_not_used_expires(start: Start, database_url: str,
         assert await names(run, kept) == ["lanterns.txt"]
 
 
-async def test_what_goes_with_a_file_and_with_its_owner(start: Start, tmp_path: Path) -> None:
+async def test_deleting_a_file_or_its_owner_deletes_what_depends_on_them(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         store, file = await filled(run)
         twin = await upload(run, LANTERNS, "twin.txt")
@@ -289,7 +291,7 @@ BROKEN = [
 ]
 
 
-async def test_what_cannot_be_read_says_why(start: Start, tmp_path: Path) -> None:
+async def test_an_unreadable_file_fails_with_the_reason(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_file_bytes=1000)) as run:
         ids = [await upload(run, data, name) for name, data, _ in BROKEN]
         store = (await call(run, "POST", "/vector_stores", A, 200, file_ids=ids))["id"]
@@ -299,7 +301,7 @@ async def test_what_cannot_be_read_says_why(start: Start, tmp_path: Path) -> Non
         assert (await call(run, "GET", f"/vector_stores/{store}"))["file_counts"]["failed"] == len(BROKEN)
 
 
-async def test_a_threshold_leaves_what_fits(start: Start, tmp_path: Path) -> None:
+async def test_a_score_threshold_filters_results(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         store, _ = await filled(run)
         search = f"/vector_stores/{store}/search"
@@ -316,7 +318,7 @@ async def test_a_threshold_leaves_what_fits(start: Start, tmp_path: Path) -> Non
 SENTENCES = " ".join(f"This is sentence number {number} of the text." for number in range(60))
 
 
-def test_chunks_that_overlap_are_joined_without_saying_it_twice() -> None:
+def test_overlapping_chunks_are_joined_without_repetition() -> None:
     chunks = Cutter(300, 100).cut(SENTENCES)
     assert all(len(one.text) <= 300 for one in chunks)
     assert any(one.end > other.start for one, other in pairwise(chunks))

@@ -1,4 +1,4 @@
-"""Vector stores of which several things happen at once, and names that no database takes."""
+"""Vector stores under concurrent changes, and names with characters that databases refuse."""
 
 from __future__ import annotations
 
@@ -49,16 +49,14 @@ def odd(store: str, file: str) -> list[tuple[str, str, dict[str, Any], int]]:
     ]
 
 
-async def test_what_no_database_takes_is_refused(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_characters_that_databases_refuse_are_refused(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         store, file = await filled(run)
         for method, path, body, status in odd(store, file):
             await call(run, method, path, A, status, **body)
 
 
-async def test_a_text_that_is_sent_in_place_of_a_broken_file_is_what_is_read(
-    start: Start, database_url: str, tmp_path: Path
-) -> None:
+async def test_a_text_that_replaces_a_broken_file_is_indexed(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         file = await upload(run, b"a\0b", "lanterns.txt")
         store = (await call(run, "POST", "/vector_stores", A, 200, file_ids=[file]))["id"]
@@ -70,7 +68,9 @@ async def test_a_text_that_is_sent_in_place_of_a_broken_file_is_what_is_read(
         assert (await settled(run, path))["last_error"] is None
 
 
-async def test_a_store_whose_files_cannot_be_added_is_not_made(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_store_whose_files_cannot_be_added_is_not_created(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
     async with start(config(database_url, tmp_path, max_documents=1)) as run:
         files = [await upload(run, LANTERNS), await upload(run, ORCHARDS)]
         told = await call(run, "POST", "/vector_stores", A, 400, name="lights", file_ids=files)
@@ -78,7 +78,7 @@ async def test_a_store_whose_files_cannot_be_added_is_not_made(start: Start, dat
         assert (await call(run, "GET", "/vector_stores"))["data"] == []
 
 
-async def test_what_goes_while_files_come(
+async def test_stores_and_files_deleted_while_files_are_added(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(config(database_url, tmp_path)) as run:
@@ -87,7 +87,7 @@ async def test_what_goes_while_files_come(
         there = Adding.there
 
         async def gone(self: Adding, *given: Any) -> Any:
-            """The document goes just after it was found."""
+            """Delete the document just after it was found."""
             origins = await there(self, *given)
             await given[0].execute(delete(ITEMS).where(ITEMS.c.id.in_([one.item for one in origins.values()])))
             return origins
@@ -99,7 +99,7 @@ async def test_what_goes_while_files_come(
         other = New(FileInfo(await upload(run, ORCHARDS), "orchards.txt", "user_data", len(ORCHARDS)))
         await expires_while_one_comes(run, store, other, monkeypatch)
         adding = stores_of(run).contents.adding
-        with pytest.raises(BadCall) as expired:  # since it was looked at
+        with pytest.raises(BadCall) as expired:  # since it was last checked
             await adding.add(Payer("alice"), store, [other], batch=True)
         assert expired.value.code == "vector_store_expired"
         await call(run, "DELETE", f"/vector_stores/{store}")
@@ -108,9 +108,7 @@ async def test_what_goes_while_files_come(
         assert await rows(run, ITEMS, ORIGINS, BATCHES) == [0, 0, 0]
 
 
-async def test_what_was_deleted_while_it_was_to_be_changed_stays_deleted(
-    start: Start, database_url: str, tmp_path: Path
-) -> None:
+async def test_a_store_deleted_during_a_change_stays_deleted(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         store, _ = await filled(run)
         stores = stores_of(run).stores
@@ -125,7 +123,7 @@ async def test_what_was_deleted_while_it_was_to_be_changed_stays_deleted(
             assert "other" not in set((await connection.execute(select(COLLECTIONS.c.name))).scalars())
 
 
-async def test_a_collection_is_described_as_a_vector_store_by_several_at_once(
+async def test_concurrent_requests_can_turn_a_collection_into_a_vector_store(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     async with start(config(database_url, tmp_path)) as run:
@@ -155,14 +153,16 @@ async def expires_while_one_comes(run: Running, store: str, other: New, monkeypa
 
 
 async def waits(database: Database) -> None:
-    """Somebody for somebody else."""
+    """Whether a connection waits for another one's lock."""
     async with asyncio.timeout(20), database.reading() as connection:
         while not (await connection.execute(text("SELECT 1 FROM pg_locks WHERE NOT granted"))).first():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer
-async def test_a_file_and_its_store_go_at_once(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_file_and_its_store_can_be_deleted_concurrently(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
     async with start(config(database_url, tmp_path)) as run:
         store, file = await filled(run)
         contents = stores_of(run).contents
@@ -171,18 +171,18 @@ async def test_a_file_and_its_store_go_at_once(start: Start, database_url: str, 
             async with (
                 asyncio.TaskGroup() as group,
                 database.writing() as connection,
-            ):  # in the order of a store's removal
+            ):  # in the order in which a store is removed
                 await connection.execute(select(COLLECTIONS).where(COLLECTIONS.c.id == store).with_for_update())
                 for table in (PARTS, VALUES, ORIGINS):
                     await connection.execute(delete(table).where(table.c.item == item.id))
                 group.create_task(work)
                 await waits(database)
                 await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
-                await connection.rollback()  # as if it had failed, so that there is something for the next
+                await connection.rollback()  # as if it had failed, so that the next one has work to do
         assert await rows(run, ITEMS, PARTS, ORIGINS) == [0, 0, 0]
 
 
-async def test_a_text_that_breaks_off_is_no_second_answer(
+async def test_a_text_that_breaks_off_does_not_send_a_second_response(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
@@ -205,7 +205,7 @@ async def test_a_text_that_breaks_off_is_no_second_answer(
         assert got.count(b"HTTP/1.1") <= 1 and not got.endswith(b"0\r\n\r\n")
 
 
-async def test_repairs_look_at_pages_and_leave_what_is_added(
+async def test_repairs_work_in_pages_and_keep_rows_being_added(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paging, "ROWS", 2)
@@ -225,7 +225,7 @@ async def test_repairs_look_at_pages_and_leave_what_is_added(
                 await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(version=number))
 
         async def done(self: Repair, id: str) -> set[tuple[str, int]]:
-            """By the second look it is ready: until then another process was at it."""
+            """Ready at the second check, as if another process had been working on it."""
             calls.append(id)
             if len(calls) == 2:
                 await version(1)

@@ -1,4 +1,4 @@
-"""What the tests of experiments have in common."""
+"""Helpers for the tests of experiments."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def flushed(run: Running) -> None:
 
 
 def user_of(told: dict[str, Any], variant: str, salt: str, caller: str = "ann", at: int = 0) -> str:
-    """A user who gets this variant; another one for another `at`."""
+    """A user who is assigned this variant; a different one for each `at`."""
     definition = Definition.model_validate(told)
     names = (f"user-{number}" for number in range(10_000))
     mine = [name for name in names if variant_of(definition, salt, subject("user", caller, name).text).name == variant]

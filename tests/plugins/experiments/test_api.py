@@ -1,4 +1,4 @@
-"""The endpoints of experiments: who may what, in which state, and results that callers bring."""
+"""The endpoints of experiments: permissions, states, and results reported by callers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def run(start: Start, database_url: str) -> AsyncIterator[Running]:
         yield running
 
 
-async def test_from_a_draft_to_the_end(run: Running) -> None:
+async def test_the_life_of_an_experiment_from_draft_to_deletion(run: Running) -> None:
     made = await ok(run, "POST", "", name="tone", description="Does it help?", **TONE)
     assert (made["status"], made["source"], made["unit"], made["started_at"]) == ("draft", "api", "user", None)
     assert made["id"].startswith("exp_") and arm(await chat(run)) is None
@@ -46,7 +46,7 @@ async def test_from_a_draft_to_the_end(run: Running) -> None:
     await ok(run, "PUT", "/tone", unit="user", traffic=1)
     began = await ok(run, "POST", "/tone/start")
     assert began["status"] == "active" and began["started_at"] > 1e9
-    assert await ok(run, "POST", "/tone/start") == began, "to start it again changes nothing"
+    assert await ok(run, "POST", "/tone/start") == began, "starting it again changes nothing"
     assert str(arm(await chat(run))).startswith("tone=")
     await ok(run, "POST", "/tone/pause")
     assert arm(await chat(run)) is None
@@ -62,7 +62,7 @@ async def test_from_a_draft_to_the_end(run: Running) -> None:
         assert (await connection.execute(select(UNITS))).all() == []
 
 
-async def test_what_was_begun_is_not_changed(run: Running) -> None:
+async def test_a_started_experiment_cannot_be_changed(run: Running) -> None:
     await ok(run, "POST", "", name="tone", **TONE)
     await ok(run, "POST", "/tone/start")
     weighed = [{**one, "weight": 3} for one in TONE["variants"]]
@@ -83,7 +83,7 @@ async def test_what_was_begun_is_not_changed(run: Running) -> None:
     assert (await ask(run, "PUT", "/tone", better={"tickets": "lower"})).status == 409
 
 
-async def test_what_was_stopped_before_it_began_never_began(run: Running) -> None:
+async def test_a_stopped_draft_cannot_be_started(run: Running) -> None:
     await ok(run, "POST", "", name="tone", **TONE)
     await ok(run, "POST", "/tone/stop")
     assert (await ask(run, "POST", "/tone/start")).status == 409
@@ -91,7 +91,7 @@ async def test_what_was_stopped_before_it_began_never_began(run: Running) -> Non
     assert found["started_at"] is None and found["status"] == "stopped"
 
 
-async def test_names_are_taken_and_lists_have_pages(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_names_are_unique_and_lists_are_paged(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b", "c", "a"):
         await ok(run, "POST", "", name=name, **TONE)
     for name in ("a", "filed"):
@@ -107,7 +107,7 @@ async def test_names_are_taken_and_lists_have_pages(run: Running, monkeypatch: p
     assert ([one["name"] for one in page["experiments"]], page["has_more"]) == (["d", "filed"], False)
 
 
-async def test_the_configurations_are_changed_in_the_file(run: Running) -> None:
+async def test_experiments_of_the_configuration_are_changed_only_in_the_file(run: Running) -> None:
     found = await ok(run, "GET", "/filed")
     assert (found["source"], found["status"]) == ("file", "active") and found["id"].startswith("filed@")
     for method, path in (("PUT", ""), ("DELETE", ""), ("POST", "/stop"), ("POST", "/start")):
@@ -115,7 +115,7 @@ async def test_the_configurations_are_changed_in_the_file(run: Running) -> None:
         assert error["code"] == "experiment_in_file"
 
 
-async def test_what_is_wrong_names_its_field(start: Start, tmp_path: Path) -> None:
+async def test_an_invalid_field_is_named_in_the_error(start: Start, tmp_path: Path) -> None:
     def second(**fields: Any) -> dict[str, Any]:
         return {"name": "x", "variants": [{"name": "a"}, {"name": "b", **fields}]}
 
@@ -144,7 +144,9 @@ async def test_what_is_wrong_names_its_field(start: Start, tmp_path: Path) -> No
             assert (await error_of(await ask(run, "POST", "/filed/results", A, **result), 400))["param"] == named
 
 
-async def test_callers_only_bring_results_of_their_own(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_can_report_results_only_for_their_own_units(
+    run: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("plugins.experiments.recording.EVERY", 0.001)
     await ok(run, "POST", "", name="tone", **TONE)
     result = {"metric_name": "solved", "metric_value": 1}
@@ -168,10 +170,10 @@ async def test_callers_only_bring_results_of_their_own(run: Running, monkeypatch
         ("GET", ""), ("POST", ""), ("GET", "/tone"), ("PUT", "/tone"), ("DELETE", "/tone"), ("POST", "/tone/start"),
         ("POST", "/tone/pause"), ("POST", "/tone/stop"), ("GET", "/tone/results"),
     ):  # fmt: skip
-        assert (await ask(run, method, path, A)).status == 403, "the rest is for admins"
+        assert (await ask(run, method, path, A)).status == 403, "the other endpoints are for admins"
 
 
-async def test_there_are_only_so_many_metrics(run: Running) -> None:
+async def test_the_number_of_metrics_is_limited(run: Running) -> None:
     await ok(run, "POST", "", name="tone", **{**TONE, "unit": "caller"})
     await ok(run, "POST", "/tone/start")
     await chat(run)
@@ -210,7 +212,7 @@ async def test_results_as_csv(run: Running) -> None:
     assert (await error_of(await ask(run, "GET", "/tone/results?format=xml"), 400))["param"] == "format"
 
 
-async def test_what_is_kept_of_a_caller_is_told_and_goes(run: Running) -> None:
+async def test_a_callers_data_is_exported_and_deleted(run: Running) -> None:
     await ok(run, "POST", "", name="tone", **TONE)
     await ok(run, "POST", "/tone/start")
     for who in (A, A, B):

@@ -1,4 +1,4 @@
-"""Who gets which variant hangs on nothing but names."""
+"""The assignment of variants depends on names only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def call(**fields: Any) -> Call:
     return Call(**{"id": "req_1", "route": "chat", "model": "demo", "ask": Chat(()), "caller": "ann", **fields})
 
 
-def test_the_split_is_as_the_weights_say() -> None:
+def test_the_split_follows_the_weights() -> None:
     variants = [{"name": "a", "weight": 5}, {"name": "b", "weight": 3}, {"name": "c", "weight": 2}]
     one = definition(variants=variants)
     counts = Counter(variant_of(one, "salt", f"user-{number}").name for number in range(2000))
@@ -44,7 +44,7 @@ def test_every_number_belongs_to_a_variant(monkeypatch: pytest.MonkeyPatch) -> N
         assert variant_of(one, "", "x").name == name
 
 
-def test_more_traffic_moves_nobody() -> None:
+def test_more_traffic_adds_units_and_moves_none() -> None:
     units = [f"user-{number}" for number in range(2000)]
     before: set[str] = set()
     for traffic in (0.0, 0.1, 0.5, 1.0):
@@ -54,22 +54,22 @@ def test_more_traffic_moves_nobody() -> None:
         before = inside
     some = [unit for unit in units if takes_part(definition(traffic=0.2), "s", unit)]
     shares = Counter(variant_of(one, "s", unit).name for unit in some)
-    assert abs(shares["a"] / len(some) - 0.5) < 0.1, "who takes part says nothing of which variant they get"
+    assert abs(shares["a"] / len(some) - 0.5) < 0.1, "taking part must be independent of the variant"
 
 
-def test_another_salt_deals_anew() -> None:
+def test_another_salt_gives_an_independent_assignment() -> None:
     one, units = definition(), [f"user-{number}" for number in range(1000)]
     same = sum(variant_of(one, "x", unit) == variant_of(one, "y", unit) for unit in units)
     assert 400 < same < 600
 
 
-def test_every_process_and_every_version_says_the_same() -> None:
-    """Hashes of Python differ from process to process; and another way to hash would deal everybody anew."""
+def test_assignments_are_the_same_in_every_process_and_version() -> None:
+    """Python's `hash` differs between processes, and a changed hash function would reassign every unit."""
     assert point("variant", "s", "user-1") == 12554737464270470213
     assert variant_of(definition(), "s", "user-1").name == "b"
 
 
-def test_units() -> None:
+def test_the_unit_of_a_call() -> None:
     mine, theirs = call(about={"user": "u"}), call(about={"user": "u"}, caller="bob")
     assert subject_of("user", mine) == subject("user", "ann", "u") != subject_of("user", theirs)
     assert subject_of("user", call(about={"safety_identifier": "u"})) == subject_of("user", mine)
@@ -83,7 +83,7 @@ def test_units() -> None:
     assert len({subject_of("request", call(id=str(number))).key for number in range(20 * BUCKETS)}) == BUCKETS
 
 
-def test_names_that_only_look_alike_are_two_units() -> None:
+def test_similar_names_are_different_units() -> None:
     assert subject("user", "ann", "x").key != subject("conversation", "ann", "x").key
     assert len(subject("user", "ann", "\ud800").key) == 32
 
@@ -92,7 +92,7 @@ def all_open(call: Call, one: Experiment) -> bool:
     return True
 
 
-def test_a_call_takes_part_in_one_experiment() -> None:
+def test_a_call_takes_part_in_one_experiment_only() -> None:
     book = Book([experiment("two"), experiment("one", match={"models": "gemma*"})])
     chosen = book.chosen(call(model="gemma:2b"), all_open), book.chosen(call(), all_open)
     assert [one and one.experiment.name for one in chosen] == ["one", "two"]
@@ -119,12 +119,12 @@ def test_which_calls_match(match: dict[str, Any], fields: dict[str, Any], fits: 
     assert (Book([experiment(match=match)]).chosen(call(**fields), all_open) is not None) == fits
 
 
-def test_what_is_for_chats_leaves_other_calls_alone() -> None:
+def test_experiments_for_chats_do_not_affect_other_calls() -> None:
     book = Book([experiment(variants=[{"name": "a"}, {"name": "b", "system": "Be brief."}])])
     assert book.chosen(call(ask=Embed(inputs=("x",))), all_open) is None
 
 
-def test_units_of_a_stopped_variant_get_the_control_and_count_for_nothing() -> None:
+def test_units_of_a_stopped_variant_get_the_control_and_are_not_counted() -> None:
     one = experiment()
     stopped = Experiment(one.id, one.name, "active", one.definition, "api", {"b": Stop(1.0, "bad")})
     for number in range(50):

@@ -1,4 +1,4 @@
-"""Experiments in a chain: through the stock SDK, and what becomes of each call."""
+"""Experiments in a chain: through the stock SDK, and how each call is counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy import registry
 from proxy.errors import ConfigError
 from proxy.upstreams.demo import Simulator
 from tests.conftest import Start
-from tests.plugins.experiments.asking import KEYS, OPS, TONE, A, B, arm, ask, chat, config, flushed, ok, user_of
+from tests.plugins.experiments.asking import OPS, TONE, A, B, arm, ask, chat, config, flushed, ok, user_of
 from tests.whole.asking import asked, error_of, user
 
 
@@ -22,7 +22,7 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/records.db"
 
 
-async def test_the_same_user_gets_the_same_variant_and_its_thumbs_count(start: Start, database_url: str) -> None:
+async def test_a_user_keeps_the_same_variant_and_ratings_are_counted(start: Start, database_url: str) -> None:
     async with start(config(database_url, {"tone": TONE})) as run, run.client(api_key="a-key") as client:
         seen: dict[str, str] = {}
         for name in ("kind", "plain", "kind", "plain"):
@@ -41,18 +41,18 @@ async def test_the_same_user_gets_the_same_variant_and_its_thumbs_count(start: S
         found = await ok(run, "GET", "/tone/results")
         plain, kind = found["variants"]
         assert [(one["units"], one["calls"]) for one in (plain, kind)] == [(1, 2), (1, 2)]
-        assert (kind["metrics"]["up"]["mean"], kind["metrics"]["down"]["mean"]) == (0.5, 0), "the last word counts"
+        assert (kind["metrics"]["up"]["mean"], kind["metrics"]["down"]["mean"]) == (0.5, 0), "the last rating counts"
         assert plain["metrics"]["up"]["mean"] == 0 and plain["metrics"]["seconds"]["mean"] > 0
         assert kind["metrics"]["errors"]["verdict"] == "too few units yet" and found["srm"] == {"p": 1.0, "ok": True}
         rows = await (await run.http.get(f"{run.url}/api/metrics/export.csv", headers=OPS)).text()
-        assert rows.count("tone=kind") == rows.count("tone=plain") == 2, "the record of calls tells it"
+        assert rows.count("tone=kind") == rows.count("tone=plain") == 2, "the record of each call has its variant"
 
 
-async def test_two_servers_say_the_same(start: Start, url: str) -> None:
+async def test_two_servers_assign_the_same_variants(start: Start, url: str) -> None:
     async with start(config(url)) as one, start(config(url)) as other:
         made = await ok(one, "POST", "", name="tone", **TONE)
         await ok(one, "POST", "/tone/start")
-        assert (await ok(other, "GET", "/tone"))["status"] == "active", "whoever is asked looks first"
+        assert (await ok(other, "GET", "/tone"))["status"] == "active", "a request reads the current state first"
         for number in range(20):
             arms = {arm(await chat(run, user=f"u{number}")) for run in (one, other)}
             assert len(arms) == 1 and arms != {None}
@@ -62,7 +62,7 @@ async def test_two_servers_say_the_same(start: Start, url: str) -> None:
         assert sum(one["units"] for one in found["variants"]) == 20
 
 
-async def test_other_servers_know_of_a_change_soon(start: Start, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_servers_notice_a_change_soon(start: Start, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plugins.experiments.plugin.LOOK", 0.01)
     async with start(config(url)) as one, start(config(url)) as other:
         await ok(one, "POST", "", name="tone", **TONE)
@@ -73,7 +73,7 @@ async def test_other_servers_know_of_a_change_soon(start: Start, url: str, monke
                     await asyncio.sleep(0.005)
 
 
-async def test_a_variant_may_be_a_model_or_a_template(start: Start, url: str) -> None:
+async def test_a_variant_can_be_a_model_or_a_template(start: Start, url: str) -> None:
     variants: list[dict[str, Any]] = [
         {"name": "one", "model": "demo"},
         {"name": "two", "model": "demo-thinking"},
@@ -89,12 +89,14 @@ async def test_a_variant_may_be_a_model_or_a_template(start: Start, url: str) ->
             assert (arm(response), response.headers["x-gemmapy-template"]) == (f"way={name}", label)
             assert "x-gemmapy-params" not in response.headers
         named = await chat(run, model="template:summarize", experiment={"name": "way", "variant": "four"})
-        assert named.status == 400, "and the template that was named gives way, its model too, where there is none"
+        assert named.status == 400, "the variant's template replaces the named one, and there is no model then"
         await flushed(run)
-        assert all(one["calls"] == 0 for one in (await ok(run, "GET", "/way/results"))["variants"]), "forced"
+        assert all(one["calls"] == 0 for one in (await ok(run, "GET", "/way/results"))["variants"]), (
+            "forced variants are not counted"
+        )
 
 
-async def test_a_variants_model_answers_for_the_template_that_was_asked(start: Start, url: str) -> None:
+async def test_a_variants_model_is_used_for_the_requested_template(start: Start, url: str) -> None:
     text = config(url, {"way": {"variants": [{"name": "one"}, {"name": "two", "model": "demo-thinking"}]}})
     async with start(text.replace('"templates": {}', '"templates": {"model": "demo"}')) as run:
         seen = []
@@ -113,7 +115,7 @@ async def test_a_variants_model_answers_for_the_template_that_was_asked(start: S
             assert (await error_of(await chat(run, model="template:shorten", **wrong), 400))["param"] == "template"
 
 
-async def test_what_cannot_be_is_told(start: Start, url: str) -> None:
+async def test_invalid_requests_are_errors_naming_the_field(start: Start, url: str) -> None:
     cases: list[tuple[dict[str, Any], int, str | None, str]] = [
         ({"model": "experiment:none"}, 404, "experiment_not_found", "model"),
         ({"experiment": "none"}, 404, "experiment_not_found", "experiment.name"),
@@ -131,7 +133,7 @@ async def test_what_cannot_be_is_told(start: Start, url: str) -> None:
             assert (code is None or error["code"] == code) and error["param"] == param, body
 
 
-async def test_who_may_not_ask_a_variants_model_is_left_out(start: Start, url: str) -> None:
+async def test_callers_without_access_to_a_variants_model_are_excluded(start: Start, url: str) -> None:
     variants = [{"name": "a"}, {"name": "b", "model": "other"}]
     async with start(config(url, {"m": {"variants": variants, "unit": "request"}})) as run:
         assert {arm(await chat(run, B)) for _ in range(12)} == {None}
@@ -141,7 +143,7 @@ async def test_who_may_not_ask_a_variants_model_is_left_out(start: Start, url: s
         assert refused == {403}
 
 
-async def test_a_call_that_some_variants_cannot_take_counts_for_none(start: Start, url: str) -> None:
+async def test_calls_that_some_variants_cannot_serve_are_not_counted(start: Start, url: str) -> None:
     told: dict[str, Any] = {
         "m": {"variants": [{"name": "a"}, {"name": "b", "model": "other"}]},
         "n": {"variants": [{"name": "a"}, {"name": "b", "model": "demo"}]},
@@ -162,17 +164,21 @@ async def test_a_call_that_some_variants_cannot_take_counts_for_none(start: Star
             assert all(one["calls"] == 0 for one in variants), name
 
 
-async def test_only_what_is_active_takes_part(start: Start, url: str) -> None:
+async def test_only_active_experiments_assign_variants(start: Start, url: str) -> None:
     told = {name: {**TONE, "status": name, "match": {"models": f"{name}*"}} for name in ("draft", "paused", "stopped")}
     async with start(config(url, told)) as run:
         assert arm(await chat(run)) is None
-        assert arm(await chat(run, experiment="paused")) == "paused=plain", "who names one gets the control meanwhile"
+        assert arm(await chat(run, experiment="paused")) == "paused=plain", (
+            "calls that name it get the control meanwhile"
+        )
         assert arm(await chat(run, experiment={"name": "draft", "variant": "kind"})) == "draft=kind"
         found = [one["variants"] for one in [await ok(run, "GET", f"/{name}/results") for name in told]]
         assert all(one["calls"] == 0 for variants in found for one in variants)
 
 
-async def test_a_template_that_nobody_puts_in_is_told(start: Start, url: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_template_variant_without_the_templates_plugin_is_warned_about(
+    start: Start, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     variants = [{"name": "a"}, {"name": "b", "template": "summarize"}]
     async with start(config(url, {"way": {"variants": variants}}, "experiments")) as run:
         for _ in range(2):
@@ -180,7 +186,7 @@ async def test_a_template_that_nobody_puts_in_is_told(start: Start, url: str, ca
         assert sum("the plugin `templates` does not follow" in record.message for record in caplog.records) == 1
 
 
-async def test_a_comparisons_calls_take_part_by_name_only(start: Start, url: str) -> None:
+async def test_calls_of_a_comparison_take_part_only_if_they_name_the_experiment(start: Start, url: str) -> None:
     told = config(url, {"tone": TONE}).replace("plugins: {", 'plugins: {"comparison": {}, ', 1)
     async with start(told) as run:
         for more, calls in (({}, 0), ({"experiment": "tone"}, 2)):
@@ -192,13 +198,13 @@ async def test_a_comparisons_calls_take_part_by_name_only(start: Start, url: str
             assert sum(one["calls"] for one in variants) == calls
 
 
-async def test_traffic_leaves_the_others_alone(start: Start, url: str) -> None:
+async def test_calls_outside_the_traffic_share_are_not_affected(start: Start, url: str) -> None:
     async with start(config(url, {"tone": {**TONE, "traffic": 0}})) as run:
         assert arm(await chat(run)) is None
         assert arm(await chat(run, experiment="tone")) == "tone=plain"
 
 
-async def test_a_reload_goes_on_counting_and_another_definition_begins_anew(start: Start, url: str) -> None:
+async def test_a_reload_keeps_counts_and_another_definition_starts_new_ones(start: Start, url: str) -> None:
     async with start(config(url, {"tone": TONE})) as run:
         first = (await ok(run, "GET", "/tone"))["id"]
         await chat(run)
@@ -211,11 +217,13 @@ async def test_a_reload_goes_on_counting_and_another_definition_begins_anew(star
         await chat(run)
         for id, calls in (("tone", 1), (first, 2)):
             assert sum(one["calls"] for one in (await ok(run, "GET", f"/{id}/results"))["variants"]) == calls
-        assert (await ok(run, "DELETE", f"/{first}"))["deleted"], "what the configuration no longer has"
+        assert (await ok(run, "DELETE", f"/{first}"))["deleted"], (
+            "experiments removed from the configuration can be deleted"
+        )
         assert (await ask(run, "GET", f"/{first}/results")).status == 404
 
 
-async def test_metrics_tell_variants_apart(start: Start, url: str) -> None:
+async def test_metrics_have_the_variant_as_a_label(start: Start, url: str) -> None:
     async with start(config(url, {"tone": TONE}, "metrics, experiments")) as run:
         for name in ("kind", "kind", "plain"):
             await chat(run, user=user_of(TONE, name, "tone"))
@@ -223,7 +231,7 @@ async def test_metrics_tell_variants_apart(start: Start, url: str) -> None:
         assert 'gemmapy_experiment_calls_total{arm="tone=kind",outcome="ok"} 2.0' in text
 
 
-async def test_kept_answers_do_not_cross(start: Start, url: str) -> None:
+async def test_variants_do_not_share_cached_answers(start: Start, url: str) -> None:
     told = config(url, {"tone": TONE}, "usage, experiments, cache")
     async with start(told) as run:
         kind, plain = (user_of(TONE, name, "tone") for name in ("kind", "plain"))
@@ -236,7 +244,7 @@ async def test_kept_answers_do_not_cross(start: Start, url: str) -> None:
         assert [one["metrics"]["cached"]["mean"] for one in found["variants"]] == [0.5, 0.5]
 
 
-async def test_what_fails_counts_and_is_told(start: Start, url: str) -> None:
+async def test_failed_calls_are_counted_and_have_the_header(start: Start, url: str) -> None:
     variants = [{"name": "a"}, {"name": "b", "model": "nobody-has-it"}]
     async with start(config(url, {"m": {"variants": variants}})) as run:
         response = await chat(run, user=user_of({"variants": variants}, "b", "m"))
@@ -247,7 +255,7 @@ async def test_what_fails_counts_and_is_told(start: Start, url: str) -> None:
         assert [one["metrics"]["seconds"]["observations"] for one in found["variants"]] == [1, 0]
 
 
-async def test_other_calls_than_chats_take_part(start: Start, url: str) -> None:
+async def test_calls_other_than_chats_take_part(start: Start, url: str) -> None:
     variants = [{"name": "a"}, {"name": "b", "parameters": {"temperature": 0.1}}]
     async with start(config(url, {"m": {"variants": variants}})) as run:
         body = {"model": "demo", "prompt": "hi", "user": user_of({"variants": variants}, "b", "m")}
@@ -264,19 +272,19 @@ async def test_other_calls_than_chats_take_part(start: Start, url: str) -> None:
         assert error["code"] == "experiment_not_found"
 
 
-async def test_parameters_are_sent_as_a_callers_own_are(start: Start, url: str) -> None:
+async def test_a_variants_parameters_are_sent_like_the_callers_own(start: Start, url: str) -> None:
     variants = [{"name": "a"}, {"name": "b", "parameters": {"stop": "END"}}]
     async with start(config(url, {"m": {"variants": variants}})) as run:
         await chat(run, experiment={"name": "m", "variant": "b"})
         assert asked(run.ollama)[-1]["options"]["stop"] == ["END"]
 
 
-async def test_streams_count_when_they_are_over(start: Start, url: str) -> None:
+async def test_streams_are_counted_at_their_end(start: Start, url: str) -> None:
     async with start(config(url, {"tone": TONE}, "experiments"), Simulator()) as run:
         response = await chat(run, stream=True)
         assert str(arm(response)).startswith("tone=")
         found = await ok(run, "GET", "/tone/results")
-        assert sum(one["calls"] for one in found["variants"]) == 1, "also where nothing else measures calls"
+        assert sum(one["calls"] for one in found["variants"]) == 1, "even if no other plugin measures calls"
 
 
 @pytest.mark.parametrize(
@@ -295,21 +303,21 @@ async def test_streams_count_when_they_are_over(start: Start, url: str) -> None:
         ({**TONE, "color": 1}, "no such setting"),
     ],
 )
-def test_the_check_refuses_what_is_wrong(told: dict[str, Any], words: str) -> None:
+def test_invalid_configurations_are_refused(told: dict[str, Any], words: str) -> None:
     text = config("sqlite:///x.db", {"e": told}) + "upstreams: {local: {ollama: 'http://x'}}\n"
     with pytest.raises(ConfigError, match=words):
         configuration.read("proxy.yaml", text, registry.problems_of, {})
 
 
 @pytest.mark.parametrize("chain", ["templates, experiments", "experiments, usage", "limits, experiments"])
-def test_the_check_holds_the_order(chain: str) -> None:
+def test_a_wrong_order_of_plugins_is_refused(chain: str) -> None:
     with pytest.raises(ConfigError, match="must come before"):
         configuration.read("proxy.yaml", config("sqlite:///x.db", {}, chain), registry.problems_of, {})
 
 
-async def test_a_call_that_names_none_costs_nothing_where_there_is_none(start: Start, url: str) -> None:
+async def test_without_experiments_calls_have_no_variant(start: Start, url: str) -> None:
     async with start(config(url)) as run:
         response = await chat(run, messages=user("hello"))
         assert response.status == 200 and arm(response) is None
         assert (await ok(run, "GET", ""))["experiments"] == []
-        assert KEYS and (await ask(run, "GET", "", B)).status == 403
+        assert (await ask(run, "GET", "", B)).status == 403

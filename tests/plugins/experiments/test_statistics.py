@@ -1,4 +1,4 @@
-"""What is said of results is wrong no more often than it may be, however often they are looked at."""
+"""Verdicts keep their error rate, however often the results are looked at."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from plugins.experiments.statistics import (
 
 Floats = NDArray[np.float64]
 RUNS, LOOKS, NEW = 120, 25, 40
-"""Experiments at once, looks at each, and units of each variant that are new at each look."""
+"""Simulated experiments, looks at each, and new units per variant and look."""
 
 
 def moments(x: Floats, n: Floats, share: bool = False) -> Moments:
@@ -29,8 +29,8 @@ def moments(x: Floats, n: Floats, share: bool = False) -> Moments:
     return Moments(int(used.sum()), x.sum(), n.sum(), (x * x).sum(), (x * n).sum(), (n * n).sum(), share)
 
 
-def grown(seed: int, rate: float, calls: float, runs: int) -> Iterator[tuple[Floats, Floats]]:
-    """By look, failed calls and calls of units, of which each fails in its own way: shape (runs, units so far)."""
+def simulated(seed: int, rate: float, calls: float, runs: int) -> Iterator[tuple[Floats, Floats]]:
+    """For each look, failed calls and calls per unit, each with its own failure rate: shape (runs, units so far)."""
     chance = np.random.default_rng(seed)
     units = LOOKS * NEW
     fails = chance.beta(rate * 3, (1 - rate) * 3, (runs, units))
@@ -44,11 +44,13 @@ def grown(seed: int, rate: float, calls: float, runs: int) -> Iterator[tuple[Flo
         yield x[:, :upto], n[:, :upto]
 
 
-def found(control: float, other: float, calls: float, runs: int = RUNS) -> tuple[float, float, float]:
-    """Shares of experiments in which a difference was ever seen, in which the last look sees one, and in which a look
-    with ordinary intervals would ever have seen one."""
+def find_rates(control: float, other: float, calls: float, runs: int = RUNS) -> tuple[float, float, float]:
+    """The shares of experiments with a difference at any look, with one at the last look, and with one at any look if
+    naive intervals were used."""
     ever, last, naive = np.zeros(runs, bool), np.zeros(runs, bool), np.zeros(runs, bool)
-    for (x, n), (more_x, more_n) in zip(grown(1, control, calls, runs), grown(2, other, calls, runs), strict=True):
+    for (x, n), (more_x, more_n) in zip(
+        simulated(1, control, calls, runs), simulated(2, other, calls, runs), strict=True
+    ):
         for run in range(runs):
             mine, theirs = moments(x[run], n[run], True), moments(more_x[run], more_n[run], True)
             seen = difference(mine, theirs, 1)
@@ -60,14 +62,14 @@ def found(control: float, other: float, calls: float, runs: int = RUNS) -> tuple
     return float(ever.mean()), float(last.mean()), float(naive.mean())
 
 
-def test_looking_all_the_time_finds_nothing_where_there_is_nothing() -> None:
-    ever, _, naive = found(0.2, 0.2, calls=0.5)
-    assert ever <= ALPHA, "and some of the naive ones, which shows that the test can fail"
-    assert naive > 2 * ALPHA
+def test_repeated_looks_keep_the_false_positive_rate() -> None:
+    ever, _, naive = find_rates(0.2, 0.2, calls=0.5)
+    assert ever <= ALPHA
+    assert naive > 2 * ALPHA, "naive intervals must raise false alarms, or the simulation proves nothing"
 
 
-def test_units_that_stay_while_their_calls_go_on_are_no_reason_for_alarm() -> None:
-    """A few hundred users and ever more calls: time is counted in calls, not in users."""
+def test_constant_units_with_growing_calls_keep_the_false_positive_rate() -> None:
+    """A few hundred users make ever more calls: looks are counted by calls, not by users."""
     chance, alarms = np.random.default_rng(5), 0
     for _ in range(RUNS):
         x, n = np.zeros((2, 150)), np.zeros((2, 150))
@@ -84,8 +86,8 @@ def test_units_that_stay_while_their_calls_go_on_are_no_reason_for_alarm() -> No
 
 @pytest.mark.parametrize("larger", [(9, 1), (1, 9)])
 @pytest.mark.parametrize("kind", ["rare", "skewed"])
-def test_what_few_units_have_not_shown_yet_is_no_difference(kind: str, larger: tuple[int, int]) -> None:
-    """A metric of callers' own, of nine times as many units of one variant: the others may all have had nothing yet."""
+def test_rare_metrics_with_unequal_groups_keep_the_false_positive_rate(kind: str, larger: tuple[int, int]) -> None:
+    """A callers' metric with nine times as many units in one variant: the other may have no events yet."""
     chance, alarms = np.random.default_rng(6), 0
 
     def values(units: int) -> Floats:
@@ -103,11 +105,11 @@ def test_what_few_units_have_not_shown_yet_is_no_difference(kind: str, larger: t
 
 
 def test_a_real_difference_is_found() -> None:
-    ever, last, _ = found(0.2, 0.3, calls=1, runs=40)
+    ever, last, _ = find_rates(0.2, 0.3, calls=1, runs=40)
     assert ever >= last > 0.9
 
 
-def test_the_delta_methods_variance_is_that_of_drawing_units_again() -> None:
+def test_the_delta_methods_variance_matches_a_bootstrap() -> None:
     chance = np.random.default_rng(3)
     n = chance.poisson(3, 2000).astype(float)
     x = chance.gamma(2, 0.5, 2000) * n
@@ -117,11 +119,11 @@ def test_the_delta_methods_variance_is_that_of_drawing_units_again() -> None:
     assert variance == pytest.approx(means.var(), rel=0.15)
     independent = moments(x, n).n
     each = np.repeat(x / np.maximum(n, 1), n.astype(int))
-    assert variance is not None and variance > 1.5 * each.var() / independent, "calls of a unit are alike"
+    assert variance is not None and variance > 1.5 * each.var() / independent, "calls of a unit are correlated"
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.5, 0.0, 0.01), (0.6, 0.99, 1.0)])
-def test_a_split_that_is_not_as_it_was_set_is_noticed(share: float, least: float, most: float) -> None:
+def test_a_sample_ratio_mismatch_is_detected(share: float, least: float, most: float) -> None:
     chance, flagged = np.random.default_rng(4), 0
     for _ in range(RUNS):
         ones = np.cumsum(chance.binomial(50, share, 40))
@@ -129,13 +131,13 @@ def test_a_split_that_is_not_as_it_was_set_is_noticed(share: float, least: float
     assert least <= flagged / RUNS <= most
 
 
-def test_a_split_by_unequal_weights_is_no_mismatch() -> None:
+def test_unequal_weights_are_not_a_sample_ratio_mismatch() -> None:
     assert mismatch([9000, 900, 100], [90, 9, 1]) == 1.0
     assert mismatch([0, 0], [1, 1]) == 1.0
     assert mismatch([9000, 1000], [1, 1]) < 1e-100
 
 
-def test_nothing_is_said_of_few() -> None:
+def test_there_is_no_verdict_for_few_units() -> None:
     few = Moments(FEWEST - 1, 50, 99, 50, 50, 99, True)
     many = Moments(FEWEST, 50, 100, 50, 50, 100, True)
     assert interval(few) is None and difference(few, many, 1) is None and interval(many) is not None
@@ -143,8 +145,8 @@ def test_nothing_is_said_of_few() -> None:
     assert interval(Moments()) is None and Moments().mean is None and Moments().variance is None
 
 
-def test_none_of_many_is_not_never() -> None:
-    """Shares have a variance where all units are the same; other figures that do not differ say nothing."""
+def test_no_event_in_many_units_still_has_an_interval() -> None:
+    """Proportions have a variance even if all units are equal; other metrics without variation have no verdict."""
     none, all_of = Moments(200, 0, 200, 0, 0, 200, True), Moments(200, 200, 200, 200, 200, 200, True)
     seen = difference(none, all_of, 1)
     assert seen is not None and 0.8 < seen[0] < 1 < seen[1]
@@ -169,7 +171,7 @@ def test_verdicts(seen: tuple[float, float] | None, sense: str | None, told: str
     assert verdict(seen, True, sense) == told  # type: ignore[arg-type]
 
 
-def test_more_comparisons_make_wider_intervals() -> None:
+def test_more_comparisons_widen_the_intervals() -> None:
     mine, theirs = Moments(500, 100, 500, 100, 100, 500, True), Moments(500, 150, 500, 150, 150, 500, True)
     one, many = difference(mine, theirs, 1), difference(mine, theirs, 9)
     assert one is not None and many is not None and many[0] < one[0] < one[1] < many[1]

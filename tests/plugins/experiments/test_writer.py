@@ -1,4 +1,4 @@
-"""What calls came to is written once, bounded, and does no harm where it cannot be."""
+"""Outcomes of calls are written once and bounded, and failures to write them do no harm."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def rows(writer: Writer, table: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in (await connection.execute(select(table))).mappings().all()]
 
 
-async def test_what_calls_of_a_unit_came_to_is_added_up(writer: Writer) -> None:
+async def test_outcomes_of_a_units_calls_are_added_up(writer: Writer) -> None:
     one, who = experiment(), subject("user", "ann", "u")
     mine = assigned(one, who)
     writer.add(mine, ended("req_0"))
@@ -87,7 +87,7 @@ async def test_what_calls_of_a_unit_came_to_is_added_up(writer: Writer) -> None:
     assert len(await rows(writer, CALLS)) == 4 and writer.pending == 0
 
 
-async def test_what_was_written_though_nobody_said_so_is_not_written_twice(writer: Writer) -> None:
+async def test_a_batch_committed_without_confirmation_is_not_written_twice(writer: Writer) -> None:
     batch = Batch()
     batch.add(assigned(experiment(), subject("user", "ann", "u")), ended())
     await writer.put(batch)
@@ -96,7 +96,7 @@ async def test_what_was_written_though_nobody_said_so_is_not_written_twice(write
     assert row["calls"] == 1 and len(await rows(writer, CALLS)) == 1
 
 
-async def test_a_rating_may_come_late_and_change_and_comes_to_what_was_said_last(writer: Writer) -> None:
+async def test_ratings_can_come_late_and_change_and_the_last_one_counts(writer: Writer) -> None:
     writer.add(assigned(experiment(), subject("user", "ann", "u")), ended())
     await writer.flush()
     for rating, up, down in (("up", 1, 0), ("up", 1, 0), ("down", 0, 1), ("none", 0, 0), ("down", 0, 1)):
@@ -107,16 +107,16 @@ async def test_a_rating_may_come_late_and_change_and_comes_to_what_was_said_last
     writer.rated(Rated("req_1", "bob", "up"))
     writer.rated(Rated("req_2", "ann", "up"))
     await writer.flush()
-    assert writer.pending == 2, "another process may not have written them yet"
+    assert writer.pending == 2, "another process may have yet to write these calls"
     writer.add(assigned(experiment(), subject("user", "ann", "u")), ended("req_2"))
     await writer.flush()
     assert (await rows(writer, UNITS))[0]["up"] == 1 and writer.pending == 1
     writer.store.host.clock.move(LATE + 1)  # type: ignore[attr-defined]
     await writer.flush()
-    assert writer.pending == 0, "it was of no experiment"
+    assert writer.pending == 0, "the call took part in no experiment"
 
 
-async def test_units_beyond_the_bound_share_rows(writer: Writer) -> None:
+async def test_units_beyond_the_limit_share_rows(writer: Writer) -> None:
     one, writer.most_units = experiment(), 10
     for start in (0, 8, 16):
         for number in range(start, start + 8):
@@ -128,7 +128,7 @@ async def test_units_beyond_the_bound_share_rows(writer: Writer) -> None:
     found = await rows(writer, UNITS)
     own = [row for row in found if row["owner"]]
     assert len(own) == 8 and sum(row["calls"] for row in found) == 25
-    assert {row["calls"] for row in own} == {1, 2}, "who has a row goes on to have it"
+    assert {row["calls"] for row in own} == {1, 2}, "a unit with a row of its own keeps it"
     writer.rated(Rated("req_20", "ann", "up"))
     await writer.flush()
     assert sum(row["up"] for row in await rows(writer, UNITS) if not row["owner"]) == 1
@@ -137,7 +137,7 @@ async def test_units_beyond_the_bound_share_rows(writer: Writer) -> None:
     assert sum(row["calls"] for row in told["variants"]) == 25
 
 
-async def test_while_the_database_is_away_so_much_waits_and_no_more(
+async def test_pending_rows_are_bounded_while_the_database_is_down(
     writer: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer.most, mine = 3, assigned(experiment(), subject("user", "ann", "u"))
@@ -157,12 +157,12 @@ async def test_while_the_database_is_away_so_much_waits_and_no_more(
                 await writer.flush()
         writer.rated(Rated("req_0", "ann", "up"))
         assert (writer.pending, writer.lost) == (3, 3)
-    assert sum("are lost" in record.message for record in caplog.records) == 1, "told once a minute"
+    assert sum("are lost" in record.message for record in caplog.records) == 1, "logged once a minute"
     await writer.flush()
     assert (await rows(writer, UNITS))[0]["calls"] == 3 and writer.pending == 0
 
 
-async def test_two_processes_write_at_once(writer: Writer) -> None:
+async def test_two_processes_write_concurrently(writer: Writer) -> None:
     other, one = Writer(writer.store), experiment()
     other.most, other.most_units = writer.most, writer.most_units
     for number in range(40):
@@ -174,8 +174,8 @@ async def test_two_processes_write_at_once(writer: Writer) -> None:
     assert len(found) == 8 and {row["calls"] for row in found} == {5}
 
 
-def filled(one: Experiment, failing: dict[str, int], units: int) -> Batch:
-    """Three calls of so many units, of which of each hundred so many fail."""
+def many_calls(one: Experiment, failing: dict[str, int], units: int) -> Batch:
+    """Three calls for each of this many units per variant.  failing: the percentage of failing units per variant."""
     batch, given = Batch(), dict.fromkeys(failing, 0)
     for number in range(units * len(failing)):
         name = list(failing)[number % len(failing)]
@@ -186,14 +186,12 @@ def filled(one: Experiment, failing: dict[str, int], units: int) -> Batch:
     return batch
 
 
-async def test_a_variant_that_does_harm_is_stopped_once_and_told(
-    writer: Writer, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_harmful_variant_is_stopped_once_and_logged(writer: Writer, caplog: pytest.LogCaptureFixture) -> None:
     variants = [{"name": "a"}, {"name": "bad"}, {"name": "good"}]
     one = experiment(variants=variants, guard={"metric": "errors", "worse_by": 0.05})
     known = Known(writer.store, [one], writer.store.host)
     await known.read()
-    await writer.put(filled(one, {"a": 5, "bad": 40, "good": 4}, 400))
+    await writer.put(many_calls(one, {"a": 5, "bad": 40, "good": 4}, 400))
     guarding = Guarding(writer.store)
     with caplog.at_level(logging.ERROR):
         assert await guarding.look(one) and await guarding.look(one)
@@ -210,18 +208,18 @@ async def test_a_variant_that_does_harm_is_stopped_once_and_told(
     assert [row["metrics"]["errors"].get("verdict") for row in told["variants"]] == [
         None, "worse", "no difference seen yet",
     ]  # fmt: skip
-    assert told["srm"]["ok"], "of those that are left"
+    assert told["srm"]["ok"], "the split of the remaining variants"
 
 
-async def test_a_guard_lets_be_what_is_worse_by_less(writer: Writer) -> None:
+async def test_a_guard_tolerates_a_smaller_difference(writer: Writer) -> None:
     one = experiment(guard={"metric": "errors", "worse_by": 0.3})
-    await writer.put(filled(one, {"a": 5, "b": 20}, 400))
+    await writer.put(many_calls(one, {"a": 5, "b": 20}, 400))
     assert not await Guarding(writer.store).look(one)
     bare = experiment()
     assert not await Guarding(writer.store).look(bare)
 
 
-async def test_a_split_that_is_not_as_it_was_set_is_told(writer: Writer) -> None:
+async def test_a_sample_ratio_mismatch_is_reported(writer: Writer) -> None:
     batch, one = Batch(), experiment()
     for number in range(1000):
         batch.add(assigned(one, subject("user", "ann", str(number)), "a" if number % 5 < 3 else "b"), ended())
@@ -230,7 +228,7 @@ async def test_a_split_that_is_not_as_it_was_set_is_told(writer: Writer) -> None
     assert not told["srm"]["ok"] and told["warnings"] == [UNFAIR] and told["srm"]["p"] < 1e-4
 
 
-async def test_what_the_database_adds_up_is_right(writer: Writer) -> None:
+async def test_sums_computed_by_the_database_are_right(writer: Writer) -> None:
     batch, one = Batch(), experiment()
     for number in range(200):
         for turn in range(1 + number % 3):
@@ -247,7 +245,7 @@ async def test_what_the_database_adds_up_is_right(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize(("control", "other", "told"), [(-2.0, -1.0, 0.5), (2.0, 1.0, -0.5), (-1.0, 1.0, 2.0)])
-def test_what_is_higher_is_so_in_relation_too(control: float, other: float, told: float) -> None:
+def test_the_relative_difference_has_the_sign_of_the_difference(control: float, other: float, told: float) -> None:
     both = {
         name: Measured(200, 0, 200, {"score": Moments(200, 200 * mean, 200.0, 1e4, 200 * mean, 200.0)})
         for name, mean in (("a", control), ("b", other))
@@ -257,7 +255,7 @@ def test_what_is_higher_is_so_in_relation_too(control: float, other: float, told
     assert (sum(found.against) > 0) == (told > 0)
 
 
-async def test_what_is_old_goes(writer: Writer) -> None:
+async def test_old_rows_are_deleted(writer: Writer) -> None:
     store, one = writer.store, experiment()
     known = Known(store, [one], store.host)
     await known.read()
@@ -278,7 +276,7 @@ async def test_what_is_old_goes(writer: Writer) -> None:
     assert await rows(writer, EXPERIMENTS) == [] == await rows(writer, UNITS)
 
 
-async def test_another_definition_has_results_of_its_own(writer: Writer) -> None:
+async def test_another_definition_has_separate_results(writer: Writer) -> None:
     one = experiment()
     assert experiment(description="x", traffic=0.5, guard={"worse_by": 1}).id == one.id
     others = [experiment(unit="caller"), experiment(salt="x"), experiment(variants=TONE["variants"])]
@@ -288,7 +286,7 @@ async def test_another_definition_has_results_of_its_own(writer: Writer) -> None
     assert (await Known(writer.store, [others[0]], writer.store.host).find(one.id)).definition == one.definition
 
 
-async def test_what_this_version_cannot_read_keeps_nothing_else_from_running(
+async def test_a_definition_of_another_version_does_not_affect_other_experiments(
     writer: Writer, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, made = writer.store, Definition.model_validate(TWO)
@@ -301,11 +299,11 @@ async def test_what_this_version_cannot_read_keeps_nothing_else_from_running(
     assert [one.name for one in known.book.active] == ["new"] and "another version" in caplog.text
 
 
-async def test_what_was_known_holds_after_a_reload_while_the_database_is_away(writer: Writer) -> None:
+async def test_a_reload_while_the_database_is_down_keeps_the_known_experiments(writer: Writer) -> None:
     store = writer.store
     id = await store.create("made", Definition.model_validate(TWO))
     await store.move(id, "active", ["draft"])
     await Known(store, [], store.host).read()
     assert [one.name for one in Known(store, [], store.host).book.active] == ["made"]
     same = Known(store, [from_file("made", InFile.model_validate(TONE))], store.host).book
-    assert [one.source for one in same.active] == ["file"], "a name leads to the configuration's"
+    assert [one.source for one in same.active] == ["file"], "the name refers to the one in the configuration"

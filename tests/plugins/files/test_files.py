@@ -1,4 +1,4 @@
-"""Files are kept whole or not at all, within bounds, and are their owner's alone."""
+"""Files are stored as a whole or not at all, within limits, and are visible to their owner only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def until_rows(store: Store, wanted: tuple[int, int]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_is_sent_is_given_back_byte_by_byte(start: Start, database_url: str) -> None:
+async def test_a_file_is_returned_byte_by_byte(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         name = '../../etc/pässwd "x"\r\n.txt'
         told = await send(run, form(LARGE, "../../etc/pässwd 'x'.txt", purpose="user_data"))
@@ -46,7 +46,7 @@ async def test_what_is_sent_is_given_back_byte_by_byte(start: Start, database_ur
             "../../etc/pässwd 'x'.txt",
             "processed",
         ), name
-        assert await rows(store_of(run)) == (1, 3)  # so much is in memory at once, and no more
+        assert await rows(store_of(run)) == (1, 3)  # the most that is in memory at a time
         async with run.http.get(f"{run.url}/v1/files/{told['id']}/content", headers=A) as response:
             assert await response.read() == LARGE
             assert response.headers["X-Content-Type-Options"] == "nosniff"
@@ -98,7 +98,7 @@ PATHS = [
 ]
 
 
-async def test_what_is_wrong_is_named_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
+async def test_invalid_uploads_name_the_field_and_leave_nothing(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", max_file_bytes=100)) as run:
         for data, param, status in BAD:
             told = await send(run, data, A, status)
@@ -115,7 +115,7 @@ async def test_what_is_wrong_is_named_and_leaves_nothing(start: Start, tmp_path:
 
 
 async def broken(run: Running) -> None:
-    """Bodies that are no forms, or end too early."""
+    """Bodies that are not forms, or are cut off."""
     url = f"{run.url}/v1/files"
     async with run.http.post(url, json={"purpose": "batch"}, headers=A) as response:
         assert response.status == 415 and (await response.json())["error"]["code"] == "unsupported_media_type"
@@ -126,41 +126,41 @@ async def broken(run: Running) -> None:
             assert response.status == 400, body
             assert (await response.json())["error"]["code"] in ("invalid_body", "missing_required_parameter")
     with pytest.raises(aiohttp.ClientError):
-        await run.http.post(url, data=leaving(), headers=head)
+        await run.http.post(url, data=cut_off_upload(), headers=head)
 
 
-async def test_who_leaves_in_the_midst_of_a_file_has_left_and_nothing_has_failed(
+async def test_a_client_that_disconnects_during_an_upload_is_logged_as_499_without_errors(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run, asyncio.timeout(20):
         head = {**A, "Content-Type": "multipart/form-data; boundary=b"}
         with pytest.raises(aiohttp.ClientError):
-            await run.http.post(f"{run.url}/v1/files", data=leaving(), headers=head)
+            await run.http.post(f"{run.url}/v1/files", data=cut_off_upload(), headers=head)
         while not (told := [one for one in caplog.records if one.name == "gemmapy.requests"]):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert [one.__dict__["told"]["status"] for one in told] == [499]
     assert all(one.levelno < logging.ERROR for one in caplog.records)
 
 
-async def leaving() -> AsyncIterator[bytes]:
+async def cut_off_upload() -> AsyncIterator[bytes]:
     yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhalf'
     raise RuntimeError("the client has gone")
 
 
-async def test_of_each_caller_only_so_much_is_kept(start: Start, database_url: str) -> None:
+async def test_storage_per_caller_is_limited(start: Start, database_url: str) -> None:
     async with start(config(database_url, max_files=2, max_bytes=10)) as run:
         first = await send(run, form(b"12345", purpose="batch"))
         assert (await send(run, form(b"123456", purpose="batch"), A, 413))["error"]["code"] == "storage_full"
         await until_rows(store_of(run), (1, 1))
         await send(run, form(b"12345", purpose="batch"))
         assert (await send(run, form(b"", purpose="batch"), A, 400))["error"]["code"] == "too_many_files"
-        await send(run, form(b"123456", purpose="batch"), B)  # another's room is its own
+        await send(run, form(b"123456", purpose="batch"), B)  # another caller has a limit of its own
         await ask(run, "DELETE", f"/v1/files/{first['id']}")
         await send(run, form(b"12345", purpose="batch"))
 
 
-async def test_nobody_sees_anothers_files(start: Start, database_url: str) -> None:
+async def test_other_callers_files_are_not_found(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         id = (await send(run, form(b"canary", purpose="user_data")))["id"]
         for who in (B, OPS):
@@ -175,7 +175,7 @@ async def test_nobody_sees_anothers_files(start: Start, database_url: str) -> No
             await anext(store.pieces("bob", id))
 
 
-async def test_pages_follow_each_other(start: Start, database_url: str) -> None:
+async def test_files_are_paged(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         ids = [(await send(run, form(b"x", purpose=one)))["id"] for one in ("batch", "evals", "batch")]
         assert [one["id"] for one in (await ask(run, "GET", "/v1/files"))["data"]] == ids[::-1]
@@ -187,7 +187,7 @@ async def test_pages_follow_each_other(start: Start, database_url: str) -> None:
         assert [one["id"] for one in page["data"]] == [ids[2], ids[0]]
 
 
-async def test_what_expires_goes_and_what_never_became_whole(start: Start, database_url: str) -> None:
+async def test_expired_files_and_unfinished_uploads_are_deleted(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         store = store_of(run)
         lasts = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
@@ -210,12 +210,12 @@ async def test_what_expires_goes_and_what_never_became_whole(start: Start, datab
         async with store.database.writing() as connection:
             await connection.execute(update(FILES).where(FILES.c.id == short["id"]).values(expires=1))
             await connection.execute(update(FILES).values(changed=1))
-        await ask(run, "GET", f"/v1/files/{short['id']}", A, 404)  # before it is taken away
+        await ask(run, "GET", f"/v1/files/{short['id']}", A, 404)  # before it is deleted
         await retention.tidy(store)
-        assert await rows(store) == (2, 2) and removed == [("alice", short["id"])] * 2  # before it goes, and after
+        assert await rows(store) == (2, 2) and removed == [("alice", short["id"])] * 2  # before and after deletion
 
 
-async def test_all_of_a_callers_is_told_and_deleted(start: Start, database_url: str) -> None:
+async def test_all_files_of_a_caller_are_exported_and_deleted(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         await send(run, form(LARGE, purpose="user_data"))
         await send(run, form(b"bob's", purpose="user_data"), B)
@@ -226,7 +226,7 @@ async def test_all_of_a_callers_is_told_and_deleted(start: Start, database_url: 
         assert await rows(store_of(run)) == (1, 1) and (await ask(run, "GET", "/v1/files"))["data"] == []
 
 
-async def test_a_file_that_goes_while_it_is_told_keeps_no_other_from_being_told(
+async def test_a_file_deleted_during_an_export_does_not_affect_the_others(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "SOME", 1)
@@ -239,7 +239,7 @@ async def test_a_file_that_goes_while_it_is_told_keeps_no_other_from_being_told(
         assert sorted([first["id"], *left]) == sorted(one["id"] for one in files)
 
 
-async def test_a_file_that_goes_while_it_arrives_is_not_there(start: Start, database_url: str) -> None:
+async def test_a_file_deleted_while_it_is_uploaded_is_not_found(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         store = store_of(run)
         for drop in (True, False):
@@ -247,7 +247,7 @@ async def test_a_file_that_goes_while_it_arrives_is_not_there(start: Start, data
             await store.put("alice", id, 0, b"first")
             if drop:
                 await ask(run, "DELETE", "/api/me/data")
-            else:  # as where that is halfway
+            else:  # as if the deletion were half done
                 async with store.database.writing() as connection:
                     await connection.execute(update(FILES).where(FILES.c.id == id).values(status="gone"))
             for more in (store.put("alice", id, 1, b"second"), store.finish("alice", id, "user_data", None)):
@@ -257,7 +257,7 @@ async def test_a_file_that_goes_while_it_arrives_is_not_there(start: Start, data
         assert await rows(store) == (0, 0)
 
 
-async def test_another_feature_keeps_a_file_for_a_caller(start: Start, database_url: str) -> None:
+async def test_another_feature_can_store_a_file_for_a_caller(start: Start, database_url: str) -> None:
     async def pieces(count: int) -> AsyncIterator[bytes]:
         for _ in range(count):
             yield b"x" * 60
