@@ -1,4 +1,4 @@
-"""Connections are dealt out evenly, and none is lost between two processes."""
+"""Connections are distributed evenly, and none is lost between two processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.acceptor import REFUSED, TAKEN, WINDOW, Acceptor, bound
 
 
 class Worker:
-    """A worker's side of its line, which answers when the test says so."""
+    """A worker's end of its channel, which confirms connections when the test says so."""
 
     def __init__(self, acceptor: Acceptor) -> None:
         theirs, self.channel = socket.socketpair()
@@ -23,7 +23,7 @@ class Worker:
         acceptor.join(theirs)
 
     def take(self) -> int:
-        """How many connections it was sent since."""
+        """Receive the connections sent since; gives their number."""
         before = len(self.got)
         with suppress(BlockingIOError):
             while numbers := socket.recv_fds(self.channel, 1, 1)[1]:
@@ -48,10 +48,10 @@ class Port:
             client.setblocking(False)
             await asyncio.get_running_loop().sock_connect(client, self.address)
             self.clients.append(client)
-        await settled()
+        await run_loop()
 
 
-async def settled() -> None:
+async def run_loop() -> None:
     for _ in range(5):
         await asyncio.sleep(0.001)
 
@@ -70,7 +70,7 @@ async def port() -> AsyncIterator[Port]:
         client.close()
 
 
-async def test_connections_are_dealt_out_in_turn(port: Port) -> None:
+async def test_connections_go_to_the_workers_in_turn(port: Port) -> None:
     workers = [Worker(port.acceptor) for _ in range(3)]
     await port.connect(9)
     assert [worker.take() for worker in workers] == [3, 3, 3]
@@ -78,48 +78,48 @@ async def test_connections_are_dealt_out_in_turn(port: Port) -> None:
         worker.die()
 
 
-async def test_what_a_worker_had_not_taken_when_it_died_another_one_gets(port: Port) -> None:
+async def test_connections_that_a_dead_worker_had_not_taken_go_to_another(port: Port) -> None:
     first, second = Worker(port.acceptor), Worker(port.acceptor)
     await port.connect(6)
     assert first.take() == 3
     first.channel.send(TAKEN)
-    await settled()
+    await run_loop()
     first.die()
-    await settled()
+    await run_loop()
     assert second.take() == 3 + 2
     second.die()
 
 
-async def test_what_a_worker_refuses_another_one_gets(port: Port) -> None:
+async def test_connections_that_a_worker_refuses_go_to_another(port: Port) -> None:
     first, second = Worker(port.acceptor), Worker(port.acceptor)
     await port.connect(2)
     assert (first.take(), second.take()) == (1, 1)
     first.channel.send(REFUSED)
-    await settled()
+    await run_loop()
     assert first.take() + second.take() == 1
     first.die()
     second.die()
 
 
-async def test_a_worker_that_does_not_answer_gets_next_to_nothing(port: Port) -> None:
+async def test_a_worker_that_does_not_answer_gets_hardly_any_connections(port: Port) -> None:
     stuck, quick = Worker(port.acceptor), Worker(port.acceptor)
     for _ in range(10):
         await port.connect(1)
         quick.channel.send(TAKEN * quick.take())
-        await settled()
+        await run_loop()
     assert (len(quick.got), stuck.take()) == (9, 1)
     stuck.die()
-    await settled()
+    await run_loop()
     assert quick.take() == 1
     quick.die()
 
 
-async def test_no_worker_is_sent_more_than_it_may_leave_unanswered(port: Port) -> None:
+async def test_the_unconfirmed_connections_per_worker_are_limited(port: Port) -> None:
     workers = [Worker(port.acceptor), Worker(port.acceptor)]
     await port.connect(2 * WINDOW + 9)
     assert [worker.take() for worker in workers] == [WINDOW, WINDOW]
     workers[1].channel.send(TAKEN * WINDOW)
-    await settled()
+    await run_loop()
     assert [worker.take() for worker in workers] == [0, 9]
     for worker in workers:
         worker.die()
@@ -128,12 +128,12 @@ async def test_no_worker_is_sent_more_than_it_may_leave_unanswered(port: Port) -
 async def test_connections_wait_for_the_first_worker(port: Port) -> None:
     await port.connect(4)
     worker = Worker(port.acceptor)
-    await settled()
+    await run_loop()
     assert worker.take() == 4
     worker.die()
 
 
-async def test_what_was_dealt_before_the_port_closed_arrives_and_then_the_line_ends(port: Port) -> None:
+async def test_connections_sent_before_the_port_closes_arrive_before_the_channel_ends(port: Port) -> None:
     worker = Worker(port.acceptor)
     await port.connect(2)
     port.acceptor.close()
@@ -142,21 +142,21 @@ async def test_what_was_dealt_before_the_port_closed_arrives_and_then_the_line_e
     worker.die()
 
 
-async def test_a_worker_that_is_ready_only_after_the_port_closed_is_told_that_nothing_will_come(port: Port) -> None:
+async def test_the_channel_of_a_worker_that_joins_after_the_port_closed_ends_at_once(port: Port) -> None:
     port.acceptor.close()
     worker = Worker(port.acceptor)
     assert worker.channel.recv(1) == b""
     worker.die()
 
 
-async def test_every_address_of_a_host_gets_the_same_free_port() -> None:
+async def test_all_addresses_of_a_host_get_the_same_free_port() -> None:
     opened = await bound("localhost", 0, 10)
     assert len({one.getsockname()[1] for one in opened}) == 1
     for one in opened:
         one.close()
 
 
-async def test_a_port_has_one_owner() -> None:
+async def test_a_port_cannot_be_bound_twice() -> None:
     (first,) = await bound("127.0.0.1", 0, 10)
     with pytest.raises(OSError, match="in use"):
         await bound("127.0.0.1", first.getsockname()[1], 10)

@@ -1,4 +1,4 @@
-"""What is said of a setting that is wrong names what was found, what is expected, and what to write instead."""
+"""Errors in settings name what was found, what is expected, and what to write instead."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NO_MAPPING = "this should be a mapping, not a text, such as"
         ("costs: {energy: {watts: {local: 3}}}", "local: this should be a mapping, not a number with busy, idle"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_told_the_right_one_without_telling_a_secret(text: str, told: str) -> None:
+def test_the_error_for_a_wrong_type_names_the_right_one_and_reveals_no_secret(text: str, told: str) -> None:
     (problem, *_) = problems(f"{CHAINS}{text}\n")
     assert told in problem and "s3cret" not in problem
 
 
-def test_a_number_that_is_none_is_told_with_what_it_is_of() -> None:
+def test_the_error_for_an_invalid_number_describes_the_setting() -> None:
     (ttl, attempts) = problems(f"{CHAINS}plugins: {{cache: {{ttl: 1h}}, retry: {{attempts: 1.5}}}}\n")
     assert "cache.ttl: this should be a number, not '1h' (Seconds for which an answer is cached" in ttl
     assert "retry.attempts: this should be a whole number, not 1.5 (Maximum tries of a call" in attempts
@@ -61,12 +61,12 @@ def test_a_number_that_is_none_is_told_with_what_it_is_of() -> None:
         ("listen: {port: true}", "listen.port: this should be a whole number, not true or false (TCP port)"),
     ],
 )
-def test_a_boolean_is_no_number(text: str, told: str) -> None:
+def test_a_boolean_is_not_a_number(text: str, told: str) -> None:
     assert told in problems(f"{CHAINS}{text}\n")[0]
 
 
 @pytest.mark.parametrize("ttl", ["60", "'60'", "${TTL}", "'${TTL}'", '"6${ZERO}"'])
-def test_a_number_may_come_from_the_environment_in_quotes_or_not(ttl: str) -> None:
+def test_a_number_from_the_environment_can_be_quoted_or_not(ttl: str) -> None:
     text = f"chains: {{chat: [cache]}}\nplugins:\n  cache:\n    ttl: {ttl}\n"
     _, source = configuration.read("proxy.yaml", text, registry.problems_of, {"TTL": "60", "ZERO": "0"})
     assert float(source.data["plugins"]["cache"]["ttl"]) == 60
@@ -84,38 +84,38 @@ def test_a_number_may_come_from_the_environment_in_quotes_or_not(ttl: str) -> No
         ),
     ],
 )
-def test_a_setting_that_stands_too_far_out_is_told_where_it_belongs(text: str, told: str) -> None:
+def test_the_error_for_a_setting_at_the_wrong_level_names_the_right_one(text: str, told: str) -> None:
     assert told in problems(f"{CHAINS}{text}\n")[0]
 
 
-def test_a_setting_that_is_like_none_is_told_what_there_are() -> None:
+def test_the_error_for_an_unknown_setting_lists_the_existing_ones() -> None:
     (problem, *_) = problems(f"{CHAINS}stores: {{a: {{postgres: x}}}}\n")
     assert problem.endswith("there is no such setting; there are memory, disk, redis, lancedb, timeout")
     (problem,) = problems(f"{CHAINS}costs: {{prices: {{models: {{'*': {{prompt: 1}}}}}}}}\n")
     assert "costs.prices.models.*.prompt: " in problem and "; there are input, output, cached" in problem
 
 
-def test_what_may_also_be_a_text_is_not_told_so_beside_what_is_wrong_in_it() -> None:
+def test_the_error_inside_a_union_does_not_mention_the_other_types() -> None:
     (problem,) = problems(f"{CHAINS}costs: {{prices: {{llama: {{input: 1}}}}}}\n")
     assert problem.startswith("proxy.yaml:2: costs.prices.llama: there is no such setting")
 
 
-def test_settings_of_a_plugin_in_its_chain_are_told_where_they_belong() -> None:
+def test_the_error_for_plugin_settings_in_a_chain_names_the_right_place() -> None:
     assert problems("chains: {chat: [{cache: {ttl: 10}}]}") == [
         "proxy.yaml:1: chains.chat.0: a chain lists names of plugins; their settings belong under `plugins:`"
     ]
 
 
-def test_a_plugin_that_is_misspelled_in_a_chain_alone_is_known() -> None:
+def test_a_misspelled_plugin_in_a_chain_gets_a_suggestion() -> None:
     assert problems("chains: {chat: [cach]}")[0].endswith("'cach' is not under plugins; did you mean 'cache'?")
 
 
-def test_a_plugin_that_no_chain_can_have_says_how_it_works() -> None:
+def test_the_error_for_a_plugin_that_cannot_be_in_a_chain_says_how_to_use_it() -> None:
     (problem,) = problems("plugins: {comparison: {}}\nchains: {chat: [comparison]}")
     assert problem.endswith("'comparison' cannot be in a chain; it only needs to be listed under `plugins`")
 
 
-def test_what_is_hardly_meant_is_told_and_done() -> None:
+def test_probable_mistakes_cause_warnings_and_are_accepted() -> None:
     text = (
         "plugins: {retry: {}, cache: {}, comparison: {}}\nchains: {chat: [cache]}\n"
         "keys: {a: short, b: long-enough-a-key}\n"

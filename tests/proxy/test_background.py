@@ -1,4 +1,4 @@
-"""What is done now and then, beside the calls."""
+"""Periodic chores and background tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.commands import shared
 from proxy.errors import Busy
 
 
-async def test_a_fault_ends_one_time_only_and_what_is_away_is_told_by_others(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_chore_survives_exceptions_and_logs_only_unexpected_ones(caplog: pytest.LogCaptureFixture) -> None:
     over, times = asyncio.Event(), 0
 
     async def work() -> None:
@@ -33,7 +33,7 @@ async def test_a_fault_ends_one_time_only_and_what_is_away_is_told_by_others(cap
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
-async def test_what_is_not_urgent_does_not_begin_while_a_server_starts() -> None:
+async def test_a_chore_that_is_not_urgent_does_not_run_at_startup() -> None:
     over, times = asyncio.Event(), 0
 
     async def work() -> None:
@@ -47,7 +47,7 @@ async def test_what_is_not_urgent_does_not_begin_while_a_server_starts() -> None
     assert times == 0
 
 
-async def test_work_that_says_when_it_is_over_has_gone_to_where_it_waits() -> None:
+async def test_work_runs_up_to_its_first_wait_at_once_and_reports_its_end() -> None:
     background, may_end, done = Background(most=1), asyncio.Event(), list[str]()
 
     async def work() -> None:
@@ -73,7 +73,7 @@ async def test_work_that_says_when_it_is_over_has_gone_to_where_it_waits() -> No
 
 
 @pytest.mark.parametrize("patience", [10, 0])
-async def test_a_chore_that_has_begun_is_finished_unless_that_takes_too_long(patience: float) -> None:
+async def test_a_running_chore_is_finished_unless_that_takes_too_long(patience: float) -> None:
     background, begun, done = Background(), asyncio.Event(), False
     tasks = PeriodicTasks(background)
 
@@ -92,7 +92,7 @@ async def test_a_chore_that_has_begun_is_finished_unless_that_takes_too_long(pat
     assert done is bool(patience) and not background.tasks
 
 
-async def test_what_must_end_well_does_however_often_its_task_is_cancelled() -> None:
+async def test_shielded_work_is_completed_however_often_its_task_is_cancelled() -> None:
     ended, over = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -118,7 +118,7 @@ async def stubborn(over: asyncio.Event) -> None:
             await over.wait()
 
 
-async def test_what_does_not_end_is_told_and_left_and_what_does_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_closing_waits_for_tasks_and_logs_those_that_do_not_end(caplog: pytest.LogCaptureFixture) -> None:
     background, over, cleared = Background(), asyncio.Event(), False
 
     async def clearing() -> None:
@@ -142,7 +142,7 @@ async def test_what_does_not_end_is_told_and_left_and_what_does_is_waited_for(ca
     await background.aclose()
 
 
-def test_a_command_ends_whatever_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_ends_even_if_a_task_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "PATIENCE", 0.05)
     left: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Task[None]]] = []
 

@@ -1,4 +1,4 @@
-"""What waits to be written is written in the end, or said to be lost."""
+"""Pending rows are written at last, or their loss is logged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Marks(backlog.Backlog):
         self.written.set()
 
 
-async def test_no_fault_of_one_time_ends_the_writing(
+async def test_a_single_exception_does_not_end_the_writing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backlog, "EVERY", 0.001)
@@ -50,7 +50,7 @@ async def test_no_fault_of_one_time_ends_the_writing(
     ]
 
 
-async def test_the_end_waits_for_the_database_and_not_for_ever(
+async def test_closing_waits_for_the_database_but_not_for_ever(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backlog, "EVERY", 0.001)

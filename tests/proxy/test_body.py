@@ -1,4 +1,4 @@
-"""Bodies that would hold up everybody are refused before they are read."""
+"""Bodies that would block the server are refused before they are parsed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VALUE = st.recursive(
 
 
 def many(count: int, one: bytes, before: bytes = b"[", after: bytes = b"]") -> bytes:
-    """So many of one value, in an array unless something else is around them."""
+    """This many copies of a value, in an array unless other delimiters are given."""
     return before + b",".join([one] * count) + after
 
 
@@ -58,12 +58,12 @@ def test_a_body_of_too_many_values_is_refused(body: bytes) -> None:
     ],
     ids=["braces", "JSON in a text", "escapes", "numbers", "objects"],
 )
-def test_what_only_looks_like_many_values_or_is_within_the_bounds_is_read(value: Any) -> None:
+def test_a_body_within_the_limits_is_read_even_if_it_contains_many_commas(value: Any) -> None:
     assert parsed(orjson.dumps(value), BOUNDS) == value
 
 
 @given(VALUE)
-def test_the_parts_of_a_body_are_counted_without_reading_it(value: Any) -> None:
+def test_the_structure_of_a_body_is_counted_without_parsing(value: Any) -> None:
     texts = containers = commas = 0
     left = [value]
     while left:

@@ -1,4 +1,4 @@
-"""What is remembered of bodies."""
+"""The cache of parsed bodies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def twice(cache: BodyCache[str], body: bytes) -> None:
         cache.put(body, body.decode())
 
 
-def test_what_comes_again_is_remembered_and_what_comes_once_is_not() -> None:
+def test_repeated_bodies_are_remembered_and_unique_ones_are_not() -> None:
     cache = BodyCache[str]()
     cache.put(b"once", "once")
     twice(cache, b"again")
@@ -25,7 +25,7 @@ def test_large_bodies_are_not_remembered() -> None:
     assert cache.get(b"x" * LARGEST) is not None
 
 
-def test_it_is_bounded_and_keeps_what_is_asked_for() -> None:
+def test_it_is_bounded_and_keeps_what_is_used() -> None:
     cache = BodyCache[str](most=100_000)
     twice(cache, b"wanted")
     for number in range(2000):
@@ -35,7 +35,7 @@ def test_it_is_bounded_and_keeps_what_is_asked_for() -> None:
     assert len(cache.young) + len(cache.old) <= 100_000 // 2000 + 2
 
 
-def test_bodies_that_come_once_leave_next_to_nothing() -> None:
+def test_unique_bodies_take_hardly_any_memory() -> None:
     cache = BodyCache[str]()
     for number in range(3 * SEEN):
         cache.put(b"%d" % number, "")

@@ -1,4 +1,4 @@
-"""When the file is read again, and what a reload may not change."""
+"""When the file is reloaded, and what a reload may not change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.config_file import Overrides, Watch, held, reader
 from proxy.errors import ConfigError
 
 
-async def test_a_file_that_a_hangup_had_read_is_not_read_again_for_having_changed(tmp_path: Path) -> None:
+async def test_a_file_reloaded_by_sighup_is_not_reloaded_again_for_the_same_change(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("chains: {}\n")
     watch = Watch(path)
@@ -24,7 +24,7 @@ async def test_a_file_that_a_hangup_had_read_is_not_read_again_for_having_change
     assert not watch.changed()
 
 
-def test_slots_must_suffice_for_the_workers_that_run_not_for_those_that_the_file_now_names(tmp_path: Path) -> None:
+def test_after_a_change_slots_are_checked_against_the_running_number_of_workers(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("listen: {workers: 4}\nchains: {}\n")
     read = reader(path, Overrides())
@@ -36,7 +36,7 @@ def test_slots_must_suffice_for_the_workers_that_run_not_for_those_that_the_file
         again()
 
 
-def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("listen: {port: 1, host: '::1'}\nchains: {}\n")
     config, source = reader(path, Overrides(port=2, demo=True))()

@@ -1,4 +1,4 @@
-"""What a prompt takes, about."""
+"""Estimates of the tokens in a prompt."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from proxy.estimates import LETTERS, PICTURE, letters
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 
 
-def test_words_of_all_messages_count() -> None:
+def test_the_text_of_all_messages_counts() -> None:
     assert letters(Chat((Message("system", "abc"), Message("user", "de")))) == 5
     assert letters(Complete(prompts=("abc", "de"), system="s", suffix="t")) == 5 + 2 * 2
     assert letters(Embed(inputs=("abc", "de"))) == 5
 
 
-def test_a_picture_counts_as_its_tokens() -> None:
+def test_an_image_counts_with_its_tokens() -> None:
     picture = LETTERS * PICTURE
     assert letters(Chat((Message("user", "a", (Image("QQ=="),)),))) == picture + 1
 
 
-def test_what_a_model_is_told_of_functions_and_schemas_counts() -> None:
+def test_tools_and_schemas_count() -> None:
     plain = Chat((Message("user", "a"),))
     tool = Tool("weather", "of a city", SCHEMA)
     told = len('["weather","of a city",{"type":"object","properties":{"city":{"type":"string"}}}]')

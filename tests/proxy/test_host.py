@@ -12,9 +12,11 @@ def test_the_shares_of_all_processes_add_up(whole: int, count: int) -> None:
     assert sum(shares) == whole and max(shares) - min(shares) <= 1
 
 
-def test_a_listeners_fault_is_neither_the_others_nor_the_announcers(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_in_a_listener_affects_neither_other_listeners_nor_the_sender(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     bus, heard = EventBus(), list[FellBack]()
-    bus.on(FellBack, lambda event: 1 / 0)  # type: ignore[arg-type]  # it is wrong on purpose
+    bus.on(FellBack, lambda event: 1 / 0)  # type: ignore[arg-type]  # wrong on purpose
     bus.on(FellBack, heard.append)
     bus.announce(event := FellBack("1", "ann", "demo", "spare", "x"))
     assert heard == [event] and f"a listener for FellBack failed: {__name__}.test_a_listeners" in caplog.text

@@ -31,7 +31,7 @@ def request(**headers: str) -> web.BaseRequest:
 
 
 def admitted(guard: Guard, asking: web.BaseRequest, who: Who) -> Caller:
-    """Of whom is known at once; nothing is awaited for a key of the file."""
+    """The caller, which for a key of the file is known without awaiting anything."""
     caller = guard.admit(asking, who, "127.0.0.1")
     assert isinstance(caller, Caller)
     return caller
@@ -46,7 +46,7 @@ def test_a_key_names_its_caller(header: str, who: Who, caller: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer a-ke", "Bearer a-keyy", "Basic a-key", "a-key"])
-def test_anything_but_a_whole_key_is_refused(header: str) -> None:
+def test_anything_but_the_exact_key_is_refused(header: str) -> None:
     headers = {"Authorization": header} if header else {}
     with pytest.raises(Unauthenticated) as caught:
         Guard(config(KEYS)).admit(request(**headers), "user", "127.0.0.1")
@@ -64,13 +64,15 @@ def test_anything_but_a_whole_key_is_refused(header: str) -> None:
         ("/?api_key=a-key", {}, "send it as 'Authorization: Bearer KEY', not in the URL."),
     ],
 )
-def test_a_key_at_the_wrong_place_is_told_the_right_one(path: str, headers: dict[str, str], told: str) -> None:
+def test_the_error_for_a_key_at_the_wrong_place_names_the_right_header(
+    path: str, headers: dict[str, str], told: str
+) -> None:
     with pytest.raises(Unauthenticated) as caught:
         Guard(config(KEYS)).admit(make_mocked_request("GET", path, headers=headers), "user", "127.0.0.1")
     assert str(caught.value) == f"No API key was given: {told}"
 
 
-def test_a_low_key_opens_nothing_of_the_admins() -> None:
+def test_a_users_key_gives_no_access_to_admin_routes() -> None:
     with pytest.raises(Denied):
         Guard(config(KEYS)).admit(request(Authorization="Bearer a-key"), "admin", "127.0.0.1")
 
@@ -90,7 +92,7 @@ def test_without_keys_everybody_on_this_machine_is_admin_and_nobody_elsewhere() 
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.com"])
-def test_a_public_address_wants_keys_or_a_word(host: str) -> None:
+def test_a_public_address_requires_keys_or_insecure(host: str) -> None:
     exposed, source = found(f"\nlisten:\n  host: '{host}'\n")
     with pytest.raises(ConfigError, match=r"^proxy\.yaml:3: listen\.host: .*--insecure"):
         check_exposure(exposed, source, insecure=False)
@@ -106,14 +108,14 @@ def test_a_public_address_wants_keys_or_a_word(host: str) -> None:
         "identity_header: {}",
     ],
 )
-def test_every_way_to_say_who_calls_guards_a_public_address(way: str) -> None:
+def test_every_kind_of_authentication_protects_a_public_address(way: str) -> None:
     guarded, source = found(f"{way}\nlisten: {{host: 0.0.0.0, trusted_proxies: [10.0.0.1]}}\n")
     check_exposure(guarded, source, insecure=False)
     with pytest.raises(Unauthenticated):
         Guard(guarded).admit(request(), "user", "127.0.0.1")
 
 
-def test_an_address_of_the_command_line_is_not_sought_in_the_file() -> None:
+def test_the_error_for_an_address_of_the_command_line_names_no_line_of_the_file() -> None:
     local, source = found("listen: {host: 127.0.0.1}\n")
     with pytest.raises(ConfigError, match=r"^0\.0\.0\.0 is not a loopback address"):
         check_exposure(Overrides(host="0.0.0.0").over(local), source, insecure=False)
@@ -134,7 +136,7 @@ def test_an_address_of_the_command_line_is_not_sought_in_the_file() -> None:
         ({"Host": "127.0.0.1", "Origin": "https://app.example.com"}, True),
     ],
 )
-def test_a_page_cannot_reach_an_open_server_by_a_name_of_its_own(headers: dict[str, str], welcome: bool) -> None:
+def test_a_foreign_page_cannot_reach_a_server_without_keys(headers: dict[str, str], welcome: bool) -> None:
     guard = Guard(config("web: {origins: ['https://app.example.com'], hosts: [proxy.lan]}\n"))
     if welcome:
         guard.check_site(request(**headers))
@@ -147,7 +149,7 @@ def test_a_page_cannot_reach_an_open_server_by_a_name_of_its_own(headers: dict[s
     ("host", "yes"),
     [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("a.localhost", True), ("10.0.0.1", False), ("", False)],
 )
-def test_loopback_is_known_by_its_address(host: str, yes: bool) -> None:
+def test_loopback_addresses_are_recognised(host: str, yes: bool) -> None:
     assert is_loopback(host) is yes
 
 
@@ -184,7 +186,7 @@ WILD = "web: {origins: ['https://*.Example.com', 'http://*.dev.example:8443', 'h
         ("", False),
     ],
 )
-def test_a_wildcard_stands_for_subdomains_and_for_nothing_else(origin: str, welcome: bool) -> None:
+def test_a_wildcard_matches_subdomains_only(origin: str, welcome: bool) -> None:
     guard = Guard(config(WILD))
     assert guard.welcome(origin) is welcome
     told = guard.cors(request(Origin=origin))
@@ -199,7 +201,7 @@ def test_a_wildcard_stands_for_subdomains_and_for_nothing_else(origin: str, welc
         "https://a:b@example.com", "https://*.example.com:*", "https://*.example.com/",
     ],
 )  # fmt: skip
-def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
+def test_an_origin_that_no_browser_sends_is_a_configuration_error(origin: str) -> None:
     with pytest.raises(ConfigError, match="origins"):
         config(f"web: {{origins: ['{origin}']}}\n")
 
@@ -207,7 +209,7 @@ def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
 @pytest.mark.parametrize(
     "origin", ["*", "http://localhost:3000", "http://[::1]:80", "app://obsidian.md", "HTTPS://A.example"]
 )
-def test_origins_of_every_kind_may_be_listed(origin: str) -> None:
+def test_origins_of_every_kind_are_accepted(origin: str) -> None:
     assert Guard(config(f"web: {{origins: ['{origin}']}}\n")).welcome(origin.lower())
 
 
@@ -216,6 +218,6 @@ def test_cors_is_off_until_an_origin_is_listed() -> None:
     assert Guard(config()).cors(asking) == {}
     guard = Guard(config("web: {origins: ['https://app.example.com']}\n"))
     for other in (request(), request(Origin="https://other.example.com")):
-        assert guard.cors(other) == {"Vary": "Origin"}  # what is kept of it on its way is nobody else's
+        assert guard.cors(other) == {"Vary": "Origin"}  # so that HTTP caches do not serve it to other origins
     allowed = guard.cors(asking)
     assert allowed["Access-Control-Allow-Origin"] == "https://app.example.com"

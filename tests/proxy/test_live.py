@@ -44,13 +44,13 @@ async def test_reloading_under_load_loses_no_call(start: Start) -> None:
                 assert await run.server.reload()
                 await asyncio.sleep(0.03)
             async with asyncio.timeout(20):
-                while done <= 20:  # noqa: ASYNC110  (the machine may be slow)
+                while done <= 20:  # noqa: ASYNC110  (there is no event)
                     await asyncio.sleep(0.01)
             stop.set()
     assert lost == []
 
 
-async def test_a_call_ends_in_the_pipeline_in_which_it_began(start: Start) -> None:
+async def test_a_call_finishes_in_the_pipeline_it_started_in(start: Start) -> None:
     async with start(BARE, Simulator(faults=[Fault("stall", after=1, until=(go := asyncio.Event()))])) as run:
         answer = await run.chat(stream=True)
         old = run.server.live.pipeline
@@ -63,7 +63,7 @@ async def test_a_call_ends_in_the_pipeline_in_which_it_began(start: Start) -> No
         await asyncio.wait_for(old.idle.wait(), 30)
 
 
-async def test_a_wrong_file_changes_nothing_and_tells_every_problem(
+async def test_an_invalid_file_changes_nothing_and_all_problems_are_reported(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with start() as run:
@@ -85,8 +85,8 @@ upstreams: {far: {ollama: ['$OLLAMA'], load_timeout: 10, max_answer_bytes: 10}}
 """
 
 
-def kept(run: Running) -> list[Any]:
-    """Settings of what outlives reloads."""
+def settings_in_use(run: Running) -> list[Any]:
+    """Settings of objects that survive reloads."""
     state = run.server.services.state
     host = run.server.live.pipeline.value.upstreams["far"].states[0]
     listing, loader = state[f"model list {host.url}"], state[f"loader {host.url}"]
@@ -95,29 +95,29 @@ def kept(run: Running) -> list[Any]:
     return [host.name, *bounds, usage.most, experiments.most, experiments.most_units]
 
 
-async def test_a_refused_reload_leaves_nothing_of_its_settings_behind(start: Start, tmp_path: Path) -> None:
+async def test_a_refused_reload_changes_no_setting(start: Start, tmp_path: Path) -> None:
     text = KEPT.replace("DB", str(tmp_path / "records.db"))
     other = text.replace("10", "20").replace("'$OLLAMA'", f"'$OLLAMA', '{dead_url()}'")
     async with start(text) as run:
-        before = kept(run)
+        before = settings_in_use(run)
         assert before == ["far", *[10] * 6]
         run.configure(other.replace("use: timeouts", "use: 'tests.whole.rigged:Shut'"))
         assert not await run.server.reload()
-        assert kept(run) == before
+        assert settings_in_use(run) == before
         run.configure(other)
         assert await run.server.reload()
         address = run.server.live.pipeline.value.upstreams["far"].states[0].url.removeprefix("http://")
-        assert kept(run) == [f"far/{address}", *[20] * 6]
+        assert settings_in_use(run) == [f"far/{address}", *[20] * 6]
 
 
-async def test_a_reload_never_opens_a_server_that_was_closed(start: Start) -> None:
+async def test_a_reload_can_remove_the_keys_of_a_server_on_loopback(start: Start) -> None:
     async with start("keys: {a: secret}\nchains: {chat: []}\n") as run:
-        run.configure(BARE)  # no keys: fine, the server listens on loopback
+        run.configure(BARE)  # no keys, which is allowed as the server listens on loopback
         assert await run.server.reload()
         assert (await run.chat()).status == 200
 
 
-async def test_plugins_in_wrong_places_are_refused_with_their_lines(start: Start) -> None:
+async def test_plugins_at_wrong_places_are_errors_with_their_lines(start: Start) -> None:
     text = "plugins:\n  retry: {}\nchains:\n  chat: [retry, retry]\n  embeddings: [retyr]\n"
     with pytest.raises(ConfigError) as caught:
         async with start(text):
@@ -128,7 +128,7 @@ async def test_plugins_in_wrong_places_are_refused_with_their_lines(start: Start
     ]
 
 
-async def test_the_router_tells_unknown_paths_from_wrong_methods() -> None:
+async def test_the_router_distinguishes_unknown_paths_from_wrong_methods() -> None:
     from aiohttp.test_utils import make_mocked_request
 
     async def handle(request: object) -> None: ...
@@ -152,7 +152,9 @@ def test_the_packaged_configuration_is_found() -> None:
     assert packaged("proxy.yaml").read_text() == (Path(__file__).parents[2] / "config" / "proxy.yaml").read_text()
 
 
-async def test_where_no_alias_can_be_wrong_no_list_is_asked_for(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_checkable_aliases_no_model_list_is_requested(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     dead = "upstreams: {a: {ollama: 'http://127.0.0.1:9'}}\nmodels: {gpt: {alias: nobody}}\nchains: {}"
     for text in ("chains: {}", dead):
         async with start(text) as run:

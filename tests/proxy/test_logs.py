@@ -1,4 +1,4 @@
-"""Lines of several processes on one pipe."""
+"""Log lines: several processes write to one pipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.logs import WHOLE, RequestLog, pieces, plain_line
 @pytest.mark.parametrize(
     "lengths", [[10], [], [WHOLE - 1], [3000, 3000, 3000], [10, 9000, 10, 10], [9000], [1000] * 50]
 )
-def test_lines_are_written_whole_and_in_order_and_never_more_at_once_than_a_pipe_keeps_together(
+def test_lines_are_written_whole_in_order_and_within_the_atomic_size_of_a_pipe(
     lengths: list[int],
 ) -> None:
     lines = [b"%d" % (number % 10) * length + b"\n" for number, length in enumerate(lengths)]
@@ -25,9 +25,7 @@ def test_lines_are_written_whole_and_in_order_and_never_more_at_once_than_a_pipe
 
 
 @pytest.mark.parametrize(("level", "lines"), [("info", 2), ("debug", 4)])
-async def test_probes_that_went_well_are_told_only_to_who_looks_for_bugs(
-    level: Literal["info", "debug"], lines: int
-) -> None:
+async def test_successful_probes_are_logged_only_at_debug_level(level: Literal["info", "debug"], lines: int) -> None:
     written: list[bytes] = []
     log = RequestLog(Log(level=level), written.append)
     for path, status in (("/healthz", 200), ("/llm/readyz", 200), ("/readyz", 503), ("/v1/models", 200)):
@@ -51,5 +49,5 @@ async def test_probes_that_went_well_are_told_only_to_who_looks_for_bugs(
         (1.5, "1.5"),
     ],
 )
-def test_no_value_in_a_line_can_be_taken_for_another(value: object, shown: str) -> None:
+def test_values_in_a_log_line_are_escaped(value: object, shown: str) -> None:
     assert plain_line("now", {"id": "1", "given": value, "last": "x"}) == f"now id=1 given={shown} last=x\n".encode()

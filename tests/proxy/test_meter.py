@@ -1,4 +1,4 @@
-"""What a call took is told once, however it ended."""
+"""What a call used is announced once, however it ended."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ class Metering:
 
 
 class Calling(Metering):
-    """Answers by itself, with a call of a function, of which it does not tell how many tokens it took."""
+    """Answers by itself with a tool call, without token counts."""
 
     async def refusing(self, call: Call) -> Reply:
         return Reply.of(replay([ToolCalled("1", "look", "x" * 396), Finish("tool_calls")]))
 
 
 @pytest.fixture(autouse=True)
-def nothing_told() -> None:
+def empty_record() -> None:
     TOLD[:] = []
 
 
 async def until(so: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not so():  # noqa: ASYNC110  (it is told after the answer)
+        while not so():  # noqa: ASYNC110  (the announcement follows the answer)
             await asyncio.sleep(0.001)
 
 
@@ -76,10 +76,10 @@ def config(**settings: Any) -> str:
 
 
 class Second(Metering):
-    """Measures nothing more where the other one does."""
+    """A second metering plugin in the same chain, whose announcements must not be duplicates."""
 
     def listen(self) -> None:
-        """It does not care."""
+        """Listen to nothing."""
 
 
 CACHED = config().replace("two: {", "cache: {}, two: {").replace(": [one]", ": [one, cache]")
@@ -87,7 +87,7 @@ DOUBLE = config().replace("[one]", "[one, two]")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_is_told_once_with_the_counts_of_its_upstream(start: Start, stream: bool) -> None:
+async def test_an_answer_is_announced_once_with_its_upstreams_counts(start: Start, stream: bool) -> None:
     async with start(DOUBLE) as run:
         response = await run.chat(
             stream=stream, user="ann", **({"stream_options": {"include_usage": True}} if stream else {})
@@ -100,7 +100,7 @@ async def test_an_answer_is_told_once_with_the_counts_of_its_upstream(start: Sta
     assert one.about["user"] == "ann" and one.tags == {}
 
 
-async def test_what_a_shared_answer_took_is_told_of_the_call_that_it_was_made_for(start: Start) -> None:
+async def test_the_cost_of_a_shared_answer_is_announced_for_the_call_that_started_it(start: Start) -> None:
     text = (
         config()
         .replace("two: {", "cache: {}, retry: {wait: 0}, two: {")
@@ -123,14 +123,14 @@ async def test_what_a_shared_answer_took_is_told_of_the_call_that_it_was_made_fo
 
 
 @pytest.mark.parametrize("text", [config(), CACHED])
-async def test_vectors_are_told(start: Start, text: str) -> None:
+async def test_embeddings_are_announced(start: Start, text: str) -> None:
     async with start(text) as run:
         assert (await run.embed()).status == 200
         one = await ended()
     assert (one.route, one.finish, one.error) == ("embeddings", "stop", "") and one.prompt_tokens and one.load_ns
 
 
-async def test_a_refused_call_took_nothing(start: Start) -> None:
+async def test_a_refused_call_used_nothing(start: Start) -> None:
     async with start(config(full="true")) as run:
         assert (await run.chat()).status == 429
         one = await ended()
@@ -139,7 +139,7 @@ async def test_a_refused_call_took_nothing(start: Start) -> None:
     assert one.attempts == 0
 
 
-async def test_a_stream_that_breaks_off_took_what_it_had_brought(start: Start) -> None:
+async def test_a_stream_that_breaks_off_used_what_it_had_delivered(start: Start) -> None:
     async with start(config(), Simulator(faults=[Fault("eof", after=3)])) as run:
         await (await run.chat(stream=True)).read()
         one = await ended()
@@ -148,7 +148,7 @@ async def test_a_stream_that_breaks_off_took_what_it_had_brought(start: Start) -
     assert one.prompt_tokens == 1
 
 
-async def test_a_client_that_leaves_is_told_as_one(start: Start) -> None:
+async def test_a_client_that_disconnects_is_announced_as_such(start: Start) -> None:
     async with start(config(), Simulator(faults=[Fault("stall", after=2)])) as run:
         response = await run.http.post(
             f"{run.url}/v1/chat/completions", json={**ASK, "stream": True, "max_tokens": 500}
@@ -161,7 +161,7 @@ async def test_a_client_that_leaves_is_told_as_one(start: Start) -> None:
 
 @pytest.mark.parametrize("text", [config(), CACHED])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_call_that_a_stopping_server_cuts_was_not_left_by_its_client(
+async def test_a_call_cut_off_by_shutdown_does_not_count_as_a_disconnected_client(
     start: Start, text: str, stream: bool
 ) -> None:
     async with start(f"{text}listen: {{port: 0, drain: 0}}\n", Simulator(faults=[Fault("stall", after=2)])) as run:
@@ -176,8 +176,8 @@ async def test_a_call_that_a_stopping_server_cuts_was_not_left_by_its_client(
 
 
 @asynccontextmanager
-async def leaving(run: Running, upstreams: int, **body: Any) -> AsyncIterator[None]:
-    """A whole answer that is asked for; its client leaves after the block, when an upstream has this to do."""
+async def disconnecting(run: Running, upstreams: int, **body: Any) -> AsyncIterator[None]:
+    """Make a call; its client disconnects after the block, which begins once `upstreams` requests are running."""
     asking = asyncio.ensure_future(run.chat(seed=1, **body))
     await run.ollama.until(lambda: run.ollama.running == upstreams)
     yield
@@ -186,16 +186,18 @@ async def leaving(run: Running, upstreams: int, **body: Any) -> AsyncIterator[No
 
 @pytest.mark.parametrize("text", [config(), CACHED])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_leaves_before_anything_came_has_cost_the_prompt(start: Start, text: str, stream: bool) -> None:
+async def test_a_client_that_disconnects_before_any_output_has_used_the_prompt(
+    start: Start, text: str, stream: bool
+) -> None:
     async with start(text, Simulator(faults=[Fault("stall")])) as run:
-        async with leaving(run, 1, stream=stream, messages=[{"role": "user", "content": "x" * 40}]):
+        async with disconnecting(run, 1, stream=stream, messages=[{"role": "user", "content": "x" * 40}]):
             pass
         one = await ended()
     assert (one.error, one.attempts, one.model) == ("client_left", 1, "demo:latest")
     assert (one.prompt_tokens, one.completion_tokens, one.estimated) == (10, None, ("prompt_tokens",))
 
 
-async def test_what_an_upstream_was_too_slow_for_has_cost_the_prompt(start: Start, late: Late) -> None:
+async def test_a_call_that_timed_out_has_used_the_prompt(start: Start, late: Late) -> None:
     text = config().replace("two: {", "timeouts: {total: 600}, two: {").replace("chat: [one]", "chat: [one, timeouts]")
     async with start(text, Simulator(faults=[Fault("stall"), Fault("status", status=503)])) as run:
         asking = asyncio.ensure_future(run.chat())
@@ -207,12 +209,14 @@ async def test_what_an_upstream_was_too_slow_for_has_cost_the_prompt(start: Star
         assert (await run.chat()).status == 503
         refused = await ended()
     assert (given_up.prompt_tokens, given_up.estimated, given_up.attempts) == (1, ("prompt_tokens",), 1)
-    assert (refused.prompt_tokens, refused.estimated, refused.attempts) == (None, (), 1), "it said that it did not"
+    assert (refused.prompt_tokens, refused.estimated, refused.attempts) == (None, (), 1), (
+        "the upstream refused to work on it"
+    )
 
 
-async def test_of_those_who_share_an_answer_the_last_to_leave_has_cost_the_prompt(start: Start) -> None:
+async def test_of_callers_sharing_an_answer_the_last_to_disconnect_has_used_the_prompt(start: Start) -> None:
     async with start(CACHED, Simulator(faults=[Fault("stall")])) as run:
-        async with leaving(run, 1):
+        async with disconnecting(run, 1):
             second = asyncio.ensure_future(run.chat(seed=1))
             await until_shared(run, 2)
         first = await ended()
@@ -224,17 +228,21 @@ async def test_of_those_who_share_an_answer_the_last_to_leave_has_cost_the_promp
 
 @pytest.mark.parametrize("chain", ["retry", "cache, retry", "cache, fallback, retry"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_leaves_during_a_later_try_has_cost_all_of_them(start: Start, chain: str, stream: bool) -> None:
+async def test_a_client_that_disconnects_during_a_retry_has_used_all_attempts(
+    start: Start, chain: str, stream: bool
+) -> None:
     text = config().replace("two: {", "cache: {}, fallback: {default: [other]}, retry: {wait: 0, budget: 9}, two: {")
     text = text.replace("chat: [one]", f"chat: [one, {chain}]")
     async with start(text, Simulator(faults=[Fault("status", times=2), Fault("stall")])) as run:
-        async with leaving(run, 1, stream=stream):
+        async with disconnecting(run, 1, stream=stream):
             await run.ollama.until(lambda: not run.ollama.faults)
         one = await ended()
     assert (one.error, one.attempts, one.model) == ("client_left", 3, "demo:latest")
 
 
-async def test_who_leaves_between_two_tries_has_cost_the_first(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_disconnects_between_two_attempts_has_used_the_first(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Retry, "wait", lambda *_: 20.0)
     text = config().replace("two: {", "retry: {}, two: {").replace("chat: [one]", "chat: [one, retry]")
     async with start(text, Simulator(faults=[Fault("status", status=503)])) as run:
@@ -246,7 +254,7 @@ async def test_who_leaves_between_two_tries_has_cost_the_first(start: Start, mon
     assert (one.error, one.attempts, one.prompt_tokens) == ("client_left", 1, None)
 
 
-async def test_of_those_who_share_a_stream_one_pays_for_all_that_was_made(start: Start) -> None:
+async def test_of_callers_sharing_a_stream_one_pays_for_everything(start: Start) -> None:
     async with start(CACHED, Simulator(faults=[Fault("stall", after=3, until=(go := asyncio.Event()))])) as run:
         asked = {"stream": True, "seed": 1, "max_tokens": 30}
         first = await run.chat(**asked)
@@ -259,14 +267,14 @@ async def test_of_those_who_share_a_stream_one_pays_for_all_that_was_made(start:
         await second.read()
         await until(lambda: len(TOLD) == 2)
     assert (left.error, left.cache, left.attempts, left.eval_ns) == ("client_left", "shared", 0, 0)
-    assert left.completion_tokens, "what it got is told all the same"
+    assert left.completion_tokens, "what the client got is announced all the same"
     paid = TOLD[1]
     assert (paid.error, paid.cache, paid.attempts, paid.estimated) == ("", "miss", 1, ()) and paid.eval_ns
 
 
-async def test_who_leaves_the_line_has_asked_nobody(start: Start) -> None:
+async def test_a_client_that_leaves_the_queue_has_made_no_attempt(start: Start) -> None:
     text = f"{config()}upstreams: {{local: {{ollama: $OLLAMA, slots: 1}}}}\n"
-    async with start(text, Simulator(faults=[Fault("stall")])) as run, leaving(run, 1):
+    async with start(text, Simulator(faults=[Fault("stall")])) as run, disconnecting(run, 1):
         waiting = asyncio.ensure_future(run.chat(seed=2))
         pool = run.server.live.pipeline.value.upstreams["local"]
         await until(lambda: len(pool.queue.order) == 1)
@@ -275,7 +283,7 @@ async def test_who_leaves_the_line_has_asked_nobody(start: Start) -> None:
     assert (one.error, one.attempts, one.prompt_tokens) == ("client_left", 0, None)
 
 
-async def test_a_client_that_leaves_after_the_first_of_two_answers_is_told_as_one(start: Start) -> None:
+async def test_a_client_that_disconnects_after_the_first_of_two_choices_is_announced_as_such(start: Start) -> None:
     async with start(config(), Simulator(faults=[Fault("stall", after=2)])) as run:
         asked = {**ASK, "stream": True, "n": 2, "max_tokens": 20}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=asked)
@@ -286,7 +294,9 @@ async def test_a_client_that_leaves_after_the_first_of_two_answers_is_told_as_on
     assert (one.error, one.finish) == ("client_left", "")
 
 
-async def test_a_call_that_was_given_up_at_its_callers_limit_is_told_as_the_caller_was(start: Start) -> None:
+async def test_a_call_ended_by_its_callers_deadline_is_announced_with_the_error_that_the_caller_got(
+    start: Start,
+) -> None:
     async with start(config(), Simulator(delay=0.2)) as run:
         headers = {"x-stainless-read-timeout": "0.5"}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
@@ -295,7 +305,7 @@ async def test_a_call_that_was_given_up_at_its_callers_limit_is_told_as_the_call
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_calls_of_functions_are_estimated_where_nobody_counted(start: Start, stream: bool) -> None:
+async def test_tool_calls_without_counts_are_estimated(start: Start, stream: bool) -> None:
     async with start(config(full="true").replace("Metering", "Calling")) as run:
         await (await run.chat(stream=stream)).read()
         one = await ended()
@@ -303,7 +313,7 @@ async def test_calls_of_functions_are_estimated_where_nobody_counted(start: Star
 
 
 class Grounded(Metering):
-    """Answers by itself, and breaks off when it has told its sources."""
+    """Answers by itself, and stalls after its sources."""
 
     async def refusing(self, call: Call) -> Reply:
         return Reply.of(self.broken())
@@ -314,8 +324,8 @@ class Grounded(Metering):
         await asyncio.sleep(30)
 
 
-async def test_what_is_told_beside_a_prompt_is_estimated_too(start: Start) -> None:
-    """Where nobody counted: pictures, and what the model is told of its part."""
+async def test_images_and_system_prompts_are_estimated_too(start: Start) -> None:
+    """Without counts from the upstream, images and system prompts are part of the estimate."""
     shown = {"type": "image_url", "image_url": {"url": data_url()}}
     picture = base64.b64encode(PNG).decode()
     for path, asked, tokens in (
@@ -334,8 +344,8 @@ async def test_what_is_told_beside_a_prompt_is_estimated_too(start: Start) -> No
 
 
 @pytest.mark.parametrize("chain", ["one", "one, cache", "one, retry", "one, cache, retry"])
-async def test_an_answer_that_does_not_fit_its_schema_has_cost_what_it_took(start: Start, chain: str) -> None:
-    """Whether the call fails by it, or another try brings one that fits."""
+async def test_an_answer_that_does_not_match_its_schema_has_used_its_tokens(start: Start, chain: str) -> None:
+    """Whether the call fails because of it, or a retry gives one that matches."""
     text = config().replace("two: {", "cache: {}, retry: {wait: 0, budget: 9}, two: {").replace("[one]", f"[{chain}]")
     answers = iter(["no such thing", '{"a": 1}'])
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"required": ["a"]}}}

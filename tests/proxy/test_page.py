@@ -1,4 +1,4 @@
-"""What every page of a feature holds to."""
+"""Rules for all web pages of features."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def test_there_are_pages() -> None:
 
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.parent.name)
-def test_a_page_takes_nothing_for_html_and_nothing_from_elsewhere(file: Path) -> None:
+def test_a_page_inserts_no_html_and_loads_nothing_from_elsewhere(file: Path) -> None:
     text = file.read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|localStorage|eval\(", text)
     assert not re.search(r"""<[^>]+\s(on\w+|style)=|javascript:|src=""", text)
-    assert set(re.findall(r"https?://[^\"]+", text)) <= {"http://www.w3.org/2000/svg"}  # a name, which nothing fetches
+    assert set(re.findall(r"https?://[^\"]+", text)) <= {"http://www.w3.org/2000/svg"}  # a namespace, never fetched
     assert text.count("<script") == text.count("<style") == 1
 
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.parent.name)
-def test_a_page_may_do_no_more_than_it_does(file: Path) -> None:
+def test_a_pages_content_security_policy_is_minimal(file: Path) -> None:
     body, headers = shown(file)
     parts = dict(PARTS.findall(body.decode()))
     policy = headers["Content-Security-Policy"]

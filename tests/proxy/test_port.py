@@ -1,4 +1,4 @@
-"""A port is closed between two turns of the event loop; no connection may fall into the gap."""
+"""While a port is being closed, no accepted connection may be lost between two iterations of the event loop."""
 
 import asyncio
 import gc
@@ -19,8 +19,8 @@ async def answer(_: web.BaseRequest) -> web.Response:
     return web.Response(text="here")
 
 
-async def asked_just_before_the_end(turns: int) -> bytes:
-    """What a client gets whose connection is so many turns old when the port closes."""
+async def answer_at_closing(turns: int) -> bytes:
+    """The answer to a client whose connection is this many iterations of the event loop old when the port closes."""
     runner = web.ServerRunner(web.Server(answer), shutdown_timeout=1)
     await runner.setup()
     port = Port(runner, "127.0.0.1", 0)
@@ -41,14 +41,14 @@ async def asked_just_before_the_end(turns: int) -> bytes:
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_what_was_let_in_is_answered(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_accepted_connections_are_answered(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     for turns in range(6):
         with asyncio.Runner(loop_factory=loop) as runner:
-            assert runner.run(asked_just_before_the_end(turns)).startswith(b"HTTP/1.1 200"), turns
-    gc.collect()  # a connection left open would be told here
+            assert runner.run(answer_at_closing(turns)).startswith(b"HTTP/1.1 200"), turns
+    gc.collect()  # a connection left open would cause a ResourceWarning here, which is an error
 
 
-def test_what_is_let_in_and_asks_nothing_is_closed() -> None:
+def test_accepted_connections_without_a_request_are_closed() -> None:
     async def silent(turns: int) -> None:
         runner = web.ServerRunner(web.Server(answer), shutdown_timeout=1)
         await runner.setup()
@@ -64,7 +64,7 @@ def test_what_is_let_in_and_asks_nothing_is_closed() -> None:
 
 
 @pytest.mark.parametrize(("had", "granted", "got", "told"), [(1024, 20_000, 20_000, 0), (64, 1024, 1024, 1)])
-def test_as_many_files_may_be_open_as_the_system_grants(
+def test_the_limit_of_open_files_is_raised_to_the_maximum(
     had: int, granted: int, got: int, told: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[tuple[int, int]] = []

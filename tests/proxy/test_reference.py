@@ -1,4 +1,4 @@
-"""What the settings' own docstrings say of them."""
+"""Settings are described by their docstrings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Outer(Shared):
     silent: int = 1
 
 
-def test_fields_are_described_by_what_stands_below_them_wherever_they_stand() -> None:
+def test_fields_are_described_by_their_docstrings_at_any_depth() -> None:
     schema = described(Outer).model_json_schema()
     said = {name: one.get("description") for name, one in schema["properties"].items()}
     assert said == {"common": "Of the base.", "inner": None, "own": "Its own.", "silent": None}
@@ -37,12 +37,12 @@ def test_fields_are_described_by_what_stands_below_them_wherever_they_stand() ->
     assert Outer.model_validate({"inner": {"x": {"deep": 2}}}).inner["x"].deep == 2
 
 
-def test_a_class_without_sources_has_settings_without_words() -> None:
+def test_a_class_without_source_code_has_no_descriptions() -> None:
     made = type("Made", (Strict,), {"__annotations__": {"one": int}, "one": 1})
     assert "description" not in described(made).model_json_schema()["properties"]["one"]
 
 
-def test_a_server_starts_without_it() -> None:
+def test_a_server_starts_without_this_module() -> None:
     code = "import proxy.cli, proxy.server, proxy.worker, sys; print('proxy.reference' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

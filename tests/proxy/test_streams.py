@@ -1,4 +1,4 @@
-"""Replies are closed in order and whatever happens; events survive being kept."""
+"""Replies are closed in order, whatever happens, and can be collected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HELLO: list[Event] = [Text("Hel"), Text("lo"), Finish("stop")]
 
 
 async def noted(log: list[str], name: str, source: Events) -> Events:
-    """Passes on its source and tells when it is closed."""
+    """Passes on its source, and logs when it is closed."""
     try:
         async for event in source:
             yield event
@@ -57,7 +57,7 @@ async def test_the_outermost_stage_closes_first_and_the_connection_last() -> Non
     assert log == ["outer", "inner", "source", "connection"]
 
 
-async def test_what_surrounds_a_stage_that_never_started_is_closed_all_the_same() -> None:
+async def test_source_and_connection_of_a_stage_that_never_started_are_closed() -> None:
     log: list[str] = []
     source = noted(log, "source", replay(HELLO))
     await anext(source)
@@ -67,7 +67,7 @@ async def test_what_surrounds_a_stage_that_never_started_is_closed_all_the_same(
     assert await anext(reply.events, None) is None
 
 
-async def test_a_reply_may_be_closed_twice() -> None:
+async def test_a_reply_can_be_closed_twice() -> None:
     log: list[str] = []
     reply = staged(log)
     await reply.aclose()
@@ -88,7 +88,7 @@ async def test_every_closer_runs_even_after_one_raised() -> None:
     assert str(caught.value.__context__) == "first"
 
 
-async def test_a_closer_may_be_awaited() -> None:
+async def test_a_closer_can_be_asynchronous() -> None:
     log: list[str] = []
 
     async def closer() -> None:
@@ -99,7 +99,7 @@ async def test_a_closer_may_be_awaited() -> None:
     assert log == ["closed"]
 
 
-async def test_closing_goes_on_when_it_is_cancelled() -> None:
+async def test_closing_is_completed_although_it_is_cancelled() -> None:
     log: list[str] = []
 
     async def waits() -> None:
@@ -115,7 +115,7 @@ async def test_closing_goes_on_when_it_is_cancelled() -> None:
     assert log == ["waits", "last"]
 
 
-async def test_facts_are_added_and_the_rest_stays() -> None:
+async def test_adding_facts_changes_nothing_else() -> None:
     log: list[str] = []
     reply = staged(log).noting(cache="miss", rule="a").noting(cache="hit")
     assert reply.facts == {"cache": "hit", "rule": "a"}
@@ -126,7 +126,7 @@ async def test_facts_are_added_and_the_rest_stays() -> None:
 # --- begun -------------------------------------------------------------------------------------------
 
 
-async def test_a_begun_reply_has_its_first_event_and_gives_all_of_them() -> None:
+async def test_a_begun_reply_has_its_first_event_and_yields_all() -> None:
     log: list[str] = []
     reply = await begun(Reply.of(noted(log, "source", replay(HELLO)), cache="miss"))
     assert not log and reply.facts == {"cache": "miss"}
@@ -144,7 +144,7 @@ async def test_a_failure_to_start_is_raised_and_everything_is_closed(error: Base
     assert log == ["connection"]
 
 
-async def test_a_later_failure_is_left_to_the_reader() -> None:
+async def test_a_later_failure_is_raised_to_the_reader() -> None:
     reply = await begun(Reply.of(failing(ValueError("late"), Text("a"))))
     assert await anext(reply.events) == Text("a")
     with pytest.raises(ValueError, match="late"):
@@ -170,7 +170,7 @@ async def test_a_begun_reply_that_nobody_reads_closes_its_source() -> None:
 # --- collect -----------------------------------------------------------------------------------------
 
 
-async def test_an_answer_is_put_together_by_choice() -> None:
+async def test_an_answer_is_collected_by_choice() -> None:
     logprob = {"token": "o", "logprob": -1.0}
     events: list[Event] = [
         Text("tw", 1),
@@ -191,7 +191,7 @@ async def test_an_answer_is_put_together_by_choice() -> None:
     assert answer.usage == Usage(1, 2) and answer.vectors is None
 
 
-async def test_vectors_are_kept_as_they_are() -> None:
+async def test_vectors_are_collected_unchanged() -> None:
     vectors = Vectors(np.ones((1, 2), np.float32))
     answer = await collect(Reply.of(replay([vectors, Usage(1, 0)])))
     assert answer.vectors is vectors and not answer.choices

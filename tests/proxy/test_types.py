@@ -35,7 +35,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
     )
     plain = Call(id="", route="", model="", ask=Chat(messages=()))
     for name in Call.__struct_fields__:
-        assert getattr(call, name) != getattr(plain, name), "the test says every field"
+        assert getattr(call, name) != getattr(plain, name), "the test must change every field"
         assert getattr(call.but(), name) == getattr(call, name)
     changed = call.but(model="other", deadline=None)
     assert (changed.model, changed.deadline, changed.caller) == ("other", None, "alice")
@@ -47,7 +47,7 @@ def test_a_field_that_a_call_does_not_have_cannot_be_changed() -> None:
         Call(id="1", route="chat", model="m", ask=Chat(messages=())).but(modle="x")
 
 
-def test_nobody_changes_a_call_that_others_have() -> None:
+def test_a_call_is_immutable() -> None:
     call = Call(id="1", route="chat", model="m", ask=Chat(messages=()))
     with pytest.raises(AttributeError):
         call.model = "other"  # type: ignore[misc]

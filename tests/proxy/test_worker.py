@@ -1,4 +1,4 @@
-"""A worker's end of its line from the supervisor."""
+"""A worker's end of its channel from the supervisor."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from proxy.worker import ConnectionReceiver
 
 
 @pytest.fixture
-async def line() -> AsyncIterator[socket.socket]:
-    """The supervisor's end, of a worker that answers everything with 204."""
+async def channel() -> AsyncIterator[socket.socket]:
+    """The supervisor's end of the channel to a worker that answers every request with 204."""
 
     async def nothing(request: web.BaseRequest) -> web.Response:
         return web.Response(status=204)
@@ -32,19 +32,19 @@ async def line() -> AsyncIterator[socket.socket]:
     await http.shutdown()
 
 
-async def test_a_connection_is_taken_and_served(line: socket.socket) -> None:
+async def test_a_connection_is_taken_and_served(channel: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         async with aiohttp.ClientSession() as client:
             asked = asyncio.ensure_future(client.get(f"http://127.0.0.1:{listening.getsockname()[1]}/"))
             connection, _ = await loop.sock_accept(listening)
-            socket.send_fds(line, [TAKEN], [connection.fileno()])
-            assert await loop.sock_recv(line, 10) == TAKEN
+            socket.send_fds(channel, [TAKEN], [connection.fileno()])
+            assert await loop.sock_recv(channel, 10) == TAKEN
             connection.close()
             assert (await asked).status == 204
 
 
-async def test_a_connection_is_refused_when_no_more_files_can_be_opened(line: socket.socket) -> None:
-    line.send(TAKEN)  # as it arrives then: without its descriptor
-    assert await asyncio.get_running_loop().sock_recv(line, 10) == REFUSED
+async def test_a_connection_is_refused_when_no_more_files_can_be_opened(channel: socket.socket) -> None:
+    channel.send(TAKEN)  # then it arrives without its file descriptor
+    assert await asyncio.get_running_loop().sock_recv(channel, 10) == REFUSED

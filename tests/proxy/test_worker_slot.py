@@ -1,4 +1,4 @@
-"""When a worker that died is followed by the next."""
+"""When a dead worker is restarted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.worker_messages import Heartbeat, Ready
 from proxy.worker_slot import WorkerProcess, ending, pause_before_restart
 
 
-def test_restarts_wait_twice_as_long_each_time_up_to_half_a_minute() -> None:
+def test_the_wait_before_a_restart_doubles_up_to_half_a_minute() -> None:
     pauses = [0.0]
     for _ in range(9):
         pauses.append(pause_before_restart(pauses[-1], lived=0.1))
@@ -30,7 +30,7 @@ def test_a_worker_that_lived_long_is_replaced_soon(lived: float, pause: float) -
     ("status", "told"),
     [(0, "ended with status 0"), (3, "ended with status 3"), (-signal.SIGKILL, "was killed by SIGKILL")],
 )
-def test_how_a_worker_ended_is_told_in_words(status: int, told: str) -> None:
+def test_the_end_of_a_worker_is_described(status: int, told: str) -> None:
     assert ending(status) == told
 
 
@@ -43,10 +43,10 @@ class Process:
         self.killed = True
 
 
-async def test_a_worker_that_says_nothing_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_slot, "BEAT", 1e9)  # the test looks itself
+async def test_a_worker_without_heartbeats_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_slot, "BEAT", 1e9)  # the test itself runs the check
     worker, process = WorkerProcess(WorkerInfo(), Acceptor([])), Process()
-    worker.process = process  # type: ignore[assignment]  # no more is asked of it
+    worker.process = process  # type: ignore[assignment]  # only this method is used
     channel, other = socket.socketpair()
     with channel, other:
         worker.receive(Ready(), channel)

@@ -1,4 +1,4 @@
-"""Only what the identity provider has signed for this server is believed, however a token is made."""
+"""Only tokens that the identity provider has signed for this server are accepted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings(**more: Any) -> Jwt:
 
 @asynccontextmanager
 async def tokens(keys: Any = None, clock: Watch | None = None, **more: Any) -> AsyncIterator[Tokens]:
-    """With these keys, or those of a URL under `jwks`."""
+    """A verifier with these keys, or with those from the URL `jwks`."""
     async with services() as lent:
         made = Tokens(settings(**more), lent)
         if clock is not None:
@@ -44,7 +44,7 @@ async def tokens(keys: Any = None, clock: Watch | None = None, **more: Any) -> A
 
 
 async def verdict(made: Tokens, given: str) -> str:
-    """The caller's name and role, or why there is none."""
+    """The caller's name and role, or the error message."""
     assert made.owns(given)
     try:
         caller = await made.verify(given, given.encode())
@@ -91,19 +91,19 @@ async def test_a_token_names_its_caller() -> None:
         ({"exp": float("inf")}, "cannot be read"),
     ],
 )
-async def test_what_a_token_says_is_checked(changes: dict[str, Any], why: str) -> None:
+async def test_a_tokens_claims_are_checked(changes: dict[str, Any], why: str) -> None:
     async with tokens(ONE) as made:
         assert await verdict(made, token(**changes)) == f"The token {why}."
 
 
 @pytest.mark.parametrize("other", [{"sub": 17}, {"sub": None}, {"jti": 17}])
-async def test_claims_that_name_nobody_may_be_anything(other: dict[str, Any]) -> None:
+async def test_claims_that_are_not_the_users_can_have_any_type(other: dict[str, Any]) -> None:
     async with tokens(ONE, user="email") as made:
         assert await verdict(made, token(email="a@b.c", **other)) == "a@b.c user"
 
 
 @pytest.mark.parametrize("name", ["", "a" * 300, "a\nb", "a\x00"])
-async def test_a_name_that_could_not_be_told_apart_is_refused(name: str) -> None:
+async def test_an_invalid_user_name_is_refused(name: str) -> None:
     async with tokens(ONE, user="name") as made:
         assert "has no caller" in await verdict(made, token(name=name))
 
@@ -126,7 +126,7 @@ async def test_claims_become_roles(role: str | None, told: dict[str, Any], verdi
         assert await verdict(made, token(profile={"email": "a@b.c"}, **told)) == f"a@b.c {verdict_}"
 
 
-async def test_nobody_can_choose_another_way_to_check_a_signature() -> None:
+async def test_a_token_cannot_choose_another_algorithm_or_key() -> None:
     pem = rsa_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     modulus = base64.urlsafe_b64decode(ONE[0]["n"] + "==")
     attempts = [
@@ -136,7 +136,7 @@ async def test_nobody_can_choose_another_way_to_check_a_signature() -> None:
         *(forged({"alg": "HS256", "kid": "one"}, secret) for secret in (pem, pem.strip(), modulus, b"")),
         *(forged({"alg": "RS256", "kid": "one"}, secret) for secret in (pem, None)),
         forged({"alg": "HS256", "kid": "one", "jwk": ONE[0]}, pem),
-        token(rsa_key(1)),  # somebody else's key under this one's id
+        token(rsa_key(1)),  # another key under this one's ID
         token(ec_key(), "ES256", "one"),
         token(rsa_key(), "PS256", "one"),
         jwt.encode(claims(), rsa_key(1), "RS256", {"kid": "one", "jwk": public(rsa_key(1))}),
@@ -147,7 +147,7 @@ async def test_nobody_can_choose_another_way_to_check_a_signature() -> None:
             assert (await verdict(made, attempt)).startswith("The token is signed"), attempt
 
 
-async def test_a_changed_token_is_refused() -> None:
+async def test_a_modified_token_is_refused() -> None:
     head, body, signature = token().split(".")
     other = part(claims(sub="root")).decode()
     async with tokens(ONE) as made:
@@ -156,7 +156,7 @@ async def test_a_changed_token_is_refused() -> None:
 
 
 @pytest.mark.parametrize("head", [b"[" * 9000, b"{}", b"[]", b"1", b"\xff", b'{"alg":"RS256","crit":["x"]}'])
-async def test_a_head_that_is_none_is_refused(head: bytes) -> None:
+async def test_an_invalid_token_header_is_refused(head: bytes) -> None:
     given = f"eyJ{base64.urlsafe_b64encode(head).decode().rstrip('=')}.e30.e30"
     bare = f"{base64.urlsafe_b64encode(head).decode().rstrip('=')}.e30.e30"
     async with tokens(ONE) as made:
@@ -166,12 +166,12 @@ async def test_a_head_that_is_none_is_refused(head: bytes) -> None:
 
 
 @pytest.mark.parametrize("given", ["sk-gemmapy-abc", "a.b.c", "eyJ", "eyJa.b", f"eyJ{20_000 * 'a'}.b.c", "eyJ.é.c"])
-async def test_what_is_no_token_is_not_looked_at(given: str) -> None:
+async def test_other_credentials_are_not_taken_for_tokens(given: str) -> None:
     async with tokens(ONE) as made:
         assert not made.owns(given)
 
 
-def test_secret_weak_and_foreign_keys_of_a_set_are_not_used() -> None:
+def test_secret_weak_and_unsupported_keys_of_a_set_are_ignored() -> None:
     secret = {"kty": "oct", "k": "c2VjcmV0", "kid": "s"}
     unusable = [
         secret,
@@ -193,17 +193,17 @@ def test_secret_weak_and_foreign_keys_of_a_set_are_not_used() -> None:
 
 
 @pytest.mark.parametrize("algorithms", [["none"], ["HS256"], ["RS256", "HS512"], []])
-def test_algorithms_that_anybody_could_use_cannot_be_configured(algorithms: list[str]) -> None:
+def test_insecure_algorithms_cannot_be_configured(algorithms: list[str]) -> None:
     with pytest.raises(ValueError, match="algorithms"):
         settings(algorithms=algorithms)
 
 
-async def test_a_token_may_end_later_than_any_float() -> None:
+async def test_a_token_can_expire_beyond_the_range_of_floats() -> None:
     async with tokens(ONE) as made:
         assert await verdict(made, token(exp=10**400)) == "alice user"
 
 
-async def test_a_token_is_remembered_for_a_minute_and_never_beyond_its_end() -> None:
+async def test_a_verified_token_is_cached_for_a_minute_and_never_beyond_its_expiry() -> None:
     clock = Watch(time.time())
     async with tokens(ONE, clock) as made:
         long, short = token(), token(exp=int(clock.now) + 20)
@@ -220,7 +220,7 @@ async def test_a_token_is_remembered_for_a_minute_and_never_beyond_its_end() -> 
 # --- where the keys are ------------------------------------------------------------------------------
 
 
-async def test_keys_come_from_a_url_and_are_asked_for_again_when_a_new_one_is_named(
+async def test_keys_are_fetched_again_when_a_token_names_a_new_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with provider() as there, tokens(jwks=there.url) as made, made:
@@ -235,7 +235,7 @@ async def test_keys_come_from_a_url_and_are_asked_for_again_when_a_new_one_is_na
 
 
 @pytest.mark.parametrize("kid", ["one", None])
-async def test_keys_are_asked_for_again_when_another_has_signed_under_the_same_id_or_none(
+async def test_keys_are_fetched_again_when_the_signature_matches_none_of_that_id(
     monkeypatch: pytest.MonkeyPatch, kid: str | None
 ) -> None:
     async with provider() as there, tokens(jwks=there.url) as made, made:
@@ -249,7 +249,7 @@ async def test_keys_are_asked_for_again_when_another_has_signed_under_the_same_i
         assert there.asked == 2
 
 
-async def test_while_the_provider_is_away_its_last_keys_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_the_provider_is_down_its_last_keys_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyset, "SELDOM", 0.0)
     async with provider() as there, tokens(jwks=there.url) as made, made:
         assert await verdict(made, token()) == "alice user"
@@ -272,7 +272,7 @@ async def test_while_the_provider_is_away_its_last_keys_serve(monkeypatch: pytes
     ],
     ids=["away", "redirected", "too large", "secret", "hanging"],
 )
-async def test_a_provider_that_never_told_its_keys_is_told_as_that(
+async def test_a_provider_whose_keys_were_never_available_is_a_clear_error(
     there: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keyset, "PATIENCE", 0.05 if there.hangs else 60.0)
@@ -282,10 +282,10 @@ async def test_a_provider_that_never_told_its_keys_is_told_as_that(
         assert (failed.value.status, failed.value.code) == (503, "keys_unavailable")
         with pytest.raises(Busy):
             await made.verify(token(), b"")
-        assert there.asked == 1  # not again at once
+        assert there.asked == 1  # not fetched again at once
 
 
-async def test_a_file_of_keys_is_read_at_start_or_told_to_be_wrong(tmp_path: Path) -> None:
+async def test_a_key_file_is_read_at_the_start_or_is_a_configuration_error(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     async with tokens(jwks=str(file)) as made:
         with pytest.raises(ConfigError, match=r"jwt\.jwks: .*keys\.json: .*No such file"):

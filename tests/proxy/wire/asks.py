@@ -1,4 +1,4 @@
-"""Requests for the tests of the wire, and what becomes of them."""
+"""Requests for the tests of the wire modules, and their translations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def plan(info: ModelInfo | None = None, **body: JSON) -> Plan:
 
 
 def sent(**body: JSON) -> JSON:
-    """The JSON that Ollama is sent."""
+    """The JSON that is sent to Ollama."""
     return orjson.loads(orjson.dumps(plan(**body).body))
 
 
@@ -89,7 +89,7 @@ def unknown_fields(model: BaseModel) -> Iterator[str]:
 
 
 def schemas_in(schema: Mapping[str, JSON]) -> Iterator[Mapping[str, JSON]]:
-    """A schema as Ollama keeps it and all the schemas within it."""
+    """A schema as sent to Ollama, and all schemas within it."""
     yield schema
     items = schema.get("items", [])
     for inner in (

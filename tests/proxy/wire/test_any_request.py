@@ -1,4 +1,4 @@
-"""Whatever JSON a client sends is either put to Ollama or refused by the name of a field."""
+"""Any JSON that a client sends is either translated for Ollama or refused with an error naming a field."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ PLACES: Final = st.lists(st.integers(0, 50), min_size=1, max_size=8)
 
 
 def mutated(body: JSON, place: list[int], value: JSON) -> None:
-    """Put the value somewhere into the body: the numbers choose the way down."""
+    """Put the value somewhere into the body; the numbers choose the path."""
     for step in place[:-1]:
         inner = list(body.values()) if isinstance(body, dict) else body
         inner = [one for one in inner if isinstance(one, dict | list) and one]
@@ -125,7 +125,7 @@ def requests(draw: st.DrawFn) -> JSON:
 
 
 def outcome(body: JSON, info: ModelInfo | None) -> JSON | BadCall:
-    """What Ollama is sent, or the refusal."""
+    """The request to Ollama, or the error."""
     try:
         asked = read_chat(body, LIMITS, THEIRS)
         orjson.dumps([list(asked.notes.items()), asked.model])
@@ -134,11 +134,11 @@ def outcome(body: JSON, info: ModelInfo | None) -> JSON | BadCall:
         return error
 
 
-def names_a_field(error: BadCall, *known: str) -> bool:
+def check_names_a_field(error: BadCall, *known: str) -> bool:
     return str(error) != "" and (error.param or "").split(".")[0].split("[")[0] in known
 
 
-def is_as_ollama_reads_it(body: JSON) -> bool:
+def check_valid_for_ollama(body: JSON) -> bool:
     for message in body["messages"]:
         assert isinstance(message["content"], str)
         assert all(base64.b64decode(image, validate=True) or not image for image in message.get("images", []))
@@ -150,42 +150,42 @@ def is_as_ollama_reads_it(body: JSON) -> bool:
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_the_requests_to_start_from_are_good(body: JSON) -> None:
+def test_the_original_requests_are_valid(body: JSON) -> None:
     made = outcome(body, None)
-    assert not isinstance(made, BadCall) and is_as_ollama_reads_it(made)
+    assert not isinstance(made, BadCall) and check_valid_for_ollama(made)
 
 
 @settings(max_examples=200, deadline=None)
 @given(body=requests(), info=st.sampled_from([None, PLAIN]))
-def test_any_request_is_put_to_ollama_or_refused_by_name(body: JSON, info: ModelInfo | None) -> None:
+def test_any_request_is_sent_to_ollama_or_refused_naming_a_field(body: JSON, info: ModelInfo | None) -> None:
     made = outcome(body, info)
     if isinstance(made, BadCall):
-        assert names_a_field(made, *openai_chat.FIELDS, *THEIRS)
+        assert check_names_a_field(made, *openai_chat.FIELDS, *THEIRS)
     else:
-        assert is_as_ollama_reads_it(made)
+        assert check_valid_for_ollama(made)
 
 
 @settings(max_examples=100, deadline=None)
 @given(body=ANY | st.dictionaries(FIELDS, ANY, max_size=4))
-def test_any_json_at_all_is_refused_or_read(body: JSON) -> None:
+def test_any_json_is_read_or_refused(body: JSON) -> None:
     made = outcome(body, None)
     assert not isinstance(made, BadCall) or str(made)
 
 
 @settings(max_examples=100, deadline=None)
 @given(changes=st.dictionaries(st.sampled_from([*openai_embeddings.FIELDS, "mine"]), ANY, max_size=2))
-def test_any_request_for_embeddings_is_read_or_refused_by_name(changes: JSON) -> None:
+def test_any_request_for_embeddings_is_read_or_refused_naming_a_field(changes: JSON) -> None:
     try:
         asked = read_embeddings({"model": "e", "input": ["hi"], **changes}, 4, THEIRS)
         body = ollama_chat.embed_body("e", asked.embed(asked.texts).inputs, asked.dimensions, PINS)
         read = bool(orjson.dumps(body))
     except BadCall as error:
-        read = names_a_field(error, *openai_embeddings.FIELDS, *THEIRS)
+        read = check_names_a_field(error, *openai_embeddings.FIELDS, *THEIRS)
     assert read
 
 
 @pytest.mark.parametrize("fields", [("tools",), ("functions",), ("tools", "functions")])
-def test_depth_that_is_not_read_does_no_harm(fields: tuple[str, ...]) -> None:
+def test_deep_unknown_fields_do_no_harm(fields: tuple[str, ...]) -> None:
     """Unknown parts of known fields are skipped, however deep they are."""
     given = {
         name: [{"type": "function", "name": "f", "function": {"name": "f"}, "odd": nested(1_000)}] for name in fields

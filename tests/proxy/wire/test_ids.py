@@ -9,7 +9,7 @@ import pytest
 from proxy.wire import ids
 
 
-def test_ids_of_calls_sort_by_time_and_never_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_of_calls_sort_by_time_and_are_unique(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for milliseconds in (5, 5, 6, 1_800_000_000_000):
         monkeypatch.setattr(ids, "time_ns", lambda now=milliseconds: now * 1_000_000 + 999)

@@ -1,4 +1,4 @@
-"""What Ollama is asked, and what it cannot do by itself."""
+"""Requests to Ollama, and the emulation of what it cannot do."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_calls_are_sent_with_object_arguments_and_their_answers_with_the_functio
     assert first == {"role": "tool", "content": "one", "tool_call_id": "c1", "tool_name": "f"}
 
 
-def test_several_messages_of_the_assistants_that_stand_last_are_one_and_told() -> None:
+def test_several_assistant_messages_at_the_end_are_joined_and_reported() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     turns: JSON = [
         {"role": "assistant", "content": "Welcome."},
@@ -83,13 +83,13 @@ def test_several_messages_of_the_assistants_that_stand_last_are_one_and_told() -
     assert made.notes == {"messages": "changed"}
 
 
-def test_one_message_of_the_assistants_that_stands_last_is_left_as_it_is() -> None:
+def test_a_single_assistant_message_at_the_end_stays_unchanged() -> None:
     made = plan(messages=[*HI, {"role": "assistant", "content": "It is"}])
     assert made.body["messages"][-1] == {"role": "assistant", "content": "It is"}
     assert not made.notes
 
 
-def test_a_participants_name_is_ignored_and_told() -> None:
+def test_a_participants_name_is_ignored_and_reported() -> None:
     made = plan(messages=[{"role": "user", "content": "hi", "name": "ann"}])
     assert made.notes == {"messages.name": "ignored"}
     assert made.body["messages"] == HI
@@ -98,7 +98,7 @@ def test_a_participants_name_is_ignored_and_told() -> None:
 # --- tools -------------------------------------------------------------------------------------------
 
 
-def test_tools_are_offered_as_they_are_by_default() -> None:
+def test_tools_are_sent_unchanged_by_default() -> None:
     body = sent(tools=[tool("a", description="does a"), tool("b")], tool_choice="auto")
     assert offered(body) == ["a", "b"] and "format" not in body
     assert body["tools"][0] == {
@@ -107,14 +107,14 @@ def test_tools_are_offered_as_they_are_by_default() -> None:
     }
 
 
-def test_what_a_schema_says_of_the_whole_is_said_in_the_functions_description() -> None:
+def test_a_schemas_top_level_keywords_go_into_the_functions_description() -> None:
     parameters = {**WEATHER, "description": "a place", "minProperties": 1}
     function = sent(tools=[tool(description="Weather.", parameters=parameters)])["tools"][0]["function"]
     assert function["description"] == "Weather. a place (minProperties: 1)"
     assert "description" not in function["parameters"]
 
 
-def test_what_the_function_already_says_is_not_said_twice() -> None:
+def test_a_description_that_the_function_already_has_is_not_repeated() -> None:
     parameters = {**WEATHER, "description": "Weather"}
     assert (
         sent(tools=[tool(description="Weather.", parameters=parameters)])["tools"][0]["function"]["description"]
@@ -139,7 +139,7 @@ def test_allowed_tools_restrict_what_is_shown() -> None:
     assert offered(made.body) == ["b"] and made.notes == {"tool_choice": "emulated"}
 
 
-def test_a_required_tool_is_forced_by_a_schema_and_told_in_words() -> None:
+def test_a_required_tool_call_is_forced_by_a_schema_and_described_in_the_prompt() -> None:
     made = plan(tools=[tool("a"), tool("b")], tool_choice="required")
     assert [one.name for one in made.forced] == ["a", "b"] and "tools" not in made.body
     shapes = made.body["format"]["anyOf"]
@@ -162,8 +162,8 @@ def resolved(root: JSON, ref: str) -> JSON:
 
 
 @pytest.mark.parametrize("keyword", ["$defs", "definitions"])
-def test_references_of_forced_tools_lead_to_their_own_definitions(keyword: str) -> None:
-    """Two tools may call different things by one name."""
+def test_references_of_forced_tools_refer_to_their_own_definitions(keyword: str) -> None:
+    """Two tools may use the same name for different definitions."""
 
     def item(kind: str) -> JSON:
         return {"properties": {"x": {"$ref": f"#/{keyword}/Item"}}, keyword: {"Item": {"type": kind}}}
@@ -179,7 +179,7 @@ def test_references_of_forced_tools_lead_to_their_own_definitions(keyword: str) 
     assert kinds == ["string", "integer"]
 
 
-def test_a_forced_tool_may_refer_to_itself() -> None:
+def test_a_forced_tools_schema_can_be_recursive() -> None:
     tree = {"type": "object", "properties": {"child": {"$ref": "#"}}}
     root = plan(tools=[tool(parameters=tree)], tool_choice="required").body["format"]
     arguments = resolved(root, root["properties"]["arguments"]["$ref"])
@@ -187,7 +187,7 @@ def test_a_forced_tool_may_refer_to_itself() -> None:
 
 
 @pytest.mark.parametrize("definitions", [5, [1], "x", None])
-def test_odd_definitions_of_a_forced_tool_do_no_harm(definitions: JSON) -> None:
+def test_unusual_definitions_of_a_forced_tool_do_no_harm(definitions: JSON) -> None:
     assert plan(tools=[tool(parameters={"$defs": definitions})], tool_choice="required").forced
 
 
@@ -205,7 +205,7 @@ def test_strict_tools_are_checked_later() -> None:
 # --- formats -----------------------------------------------------------------------------------------
 
 
-def test_a_format_is_said_where_it_disturbs_least() -> None:
+def test_a_format_is_described_in_the_system_message_or_else_at_the_end() -> None:
     system = {"role": "system", "content": "be kind"}
     turns = [system, *HI, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "go"}]
     first, *rest = sent(messages=turns, response_format={"type": "json_object"})["messages"]
@@ -214,20 +214,20 @@ def test_a_format_is_said_where_it_disturbs_least() -> None:
     assert last["content"].startswith("go\n\nAnswer with one JSON object") and rest == turns[1:3]
 
 
-def test_a_format_is_said_even_where_nobody_spoke() -> None:
+def test_a_format_is_described_even_without_messages() -> None:
     said = [{"role": "assistant", "content": "well"}]
     made = sent(messages=said, response_format={"type": "json_object"})["messages"]
     assert made[0] == said[0] and made[1]["role"] == "user"
 
 
-def test_an_answer_is_checked_as_far_as_it_was_asked_for() -> None:
+def test_an_answer_is_checked_as_far_as_the_format_says() -> None:
     strict, loose = plan(response_format=SCHEMA_FORMAT), plan(response_format={"type": "json_object"})
     assert (strict.json, strict.schema) == (True, WEATHER)
     assert (loose.json, loose.schema) == (True, None)
     assert (plan().json, plan().schema) == (False, None)
 
 
-def test_a_forced_call_goes_before_a_format() -> None:
+def test_a_forced_tool_call_takes_precedence_over_a_format() -> None:
     made = plan(tools=[tool()], tool_choice="required", response_format=SCHEMA_FORMAT)
     assert made.forced and not made.json and made.schema is None
 
@@ -245,7 +245,7 @@ def test_a_forced_call_goes_before_a_format() -> None:
         (PLAIN, "high", None, {"reasoning_effort": "ignored"}),
     ],
 )
-def test_think_is_sent_where_the_model_can(info: ModelInfo | None, effort: str, think: JSON, notes: JSON) -> None:
+def test_think_is_sent_to_models_that_can_think(info: ModelInfo | None, effort: str, think: JSON, notes: JSON) -> None:
     made = plan(info, reasoning_effort=effort)
     assert (made.body.get("think"), made.notes) == (think, notes)
 
@@ -274,12 +274,12 @@ def test_the_operators_load_time_options_are_the_same_on_every_call() -> None:
     assert chat["shift"] == load["shift"] and chat["truncate"] is False
 
 
-def test_without_pins_nothing_is_pinned() -> None:
+def test_without_configured_options_none_are_sent() -> None:
     assert ollama_chat.load_body("m", Pins()) == {"model": "m", "messages": [], "stream": False, "shift": False}
     assert ollama_chat.embed_body("m", (), None, Pins()) == {"model": "m", "input": (), "truncate": False}
 
 
-def test_a_call_of_our_own_making_is_planned_alike() -> None:
+def test_internally_built_chats_are_translated_the_same_way() -> None:
     turn = Message("assistant", "x", (Image("AAAA"),), tool_calls=(ToolCall("1", "f", "{}"),))
     chat = Chat(messages=(turn, Message("tool", "y", tool_call_id="2")))
     first, second = ollama_chat.plan("m", chat, True, Pins(), None).body["messages"]

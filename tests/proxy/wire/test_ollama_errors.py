@@ -90,7 +90,7 @@ def error(status: int, text: str) -> ProxyError:
         (408, "too slow", UpstreamError, None, "upstream_server"),
     ],
 )  # fmt: skip
-def test_a_text_of_ollamas_is_an_error_of_its_kind(
+def test_each_error_text_of_ollama_has_its_kind(
     status: int, text: str, kind: type[ProxyError], param: str | None, code: str | None
 ) -> None:
     found = error(status, text)
@@ -98,11 +98,11 @@ def test_a_text_of_ollamas_is_an_error_of_its_kind(
     assert str(found)
 
 
-def test_a_model_that_is_not_found_is_called_as_the_client_called_it() -> None:
+def test_the_error_for_an_unknown_model_has_the_clients_name_for_it() -> None:
     assert "'mine'" in str(error(404, "model 'registry/x:latest' not found"))
 
 
-def test_an_overload_says_when_to_come_again() -> None:
+def test_an_overload_has_retry_after() -> None:
     found = error(503, "server busy")
     assert (found.status, found.wait) == (503, 1.0)
 
@@ -122,16 +122,16 @@ def test_an_overload_says_when_to_come_again() -> None:
         (b"", ""),
     ],
 )
-def test_the_message_is_dug_out_of_whatever_was_sent(body: bytes, text: str) -> None:
+def test_the_message_is_found_in_any_error_body(body: bytes, text: str) -> None:
     assert text_of(body) == text
 
 
 @pytest.mark.parametrize("body", [b"", b'{"error":""}', b"{}"])
-def test_an_empty_error_says_its_status(body: bytes) -> None:
+def test_an_empty_error_shows_its_status(body: bytes) -> None:
     assert str(error_of(500, body, "m")) == "Ollama answered with status 500."
 
 
-def test_an_error_line_amid_an_answer_is_read_alike() -> None:
+def test_an_error_line_within_an_answer_is_read_the_same_way() -> None:
     assert of_text(200, "exceeds the available context size", "m").code == "context_length_exceeded"
 
 

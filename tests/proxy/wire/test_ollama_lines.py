@@ -1,4 +1,4 @@
-"""What Ollama answers becomes the same events, however its bytes were split on their way."""
+"""Ollama's answers become the same events, however their bytes are split."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def call(name: str = "f", arguments: JSON = None, **more: JSON) -> JSON:
 
 
 def events(*lines: bytes) -> list[Event]:
-    """Of one answer; ids of calls are left out."""
+    """The events of one answer, without the tool calls' IDs."""
     reader = ChatReader("m")
     return [bare(event) for one in lines for event in reader.read(one)]
 
@@ -77,29 +77,29 @@ def test_a_line_becomes_events(given: bytes, expected: list[Event]) -> None:
     assert events(given) == expected
 
 
-def test_calls_on_earlier_lines_make_the_finish_a_call() -> None:
+def test_tool_calls_on_earlier_lines_decide_the_finish_reason() -> None:
     last = events(line("a"), line(tool_calls=[call()]), line(tool_calls=[call("g")]), line("", END))[-1]
     assert last == Finish("tool_calls")
 
 
-def test_every_call_has_an_id_of_our_own_whatever_ollamas_was() -> None:
+def test_every_tool_call_gets_an_id_of_ours() -> None:
     reader = ChatReader("m")
     told = reader.read(line(tool_calls=[call(id="8f3k"), call(), call(id="8f3k")]))
     ids = [event.id for event in told if isinstance(event, ToolCalled)]
     assert len(set(ids)) == 3 and all(one.startswith("call_") and one.isascii() for one in ids)
 
 
-def test_logprobs_come_with_the_text_of_their_tokens_though_ollama_tells_it_later() -> None:
+def test_logprobs_are_delayed_until_the_text_of_their_tokens_comes() -> None:
     no, model = {"token": " no", "logprob": -0.1}, {"token": " model", "logprob": -0.2}
     told = events(line("", logprobs=[no]), line(" no model", logprobs=[model]), line("", END))
     assert told == [Text(" no model", 0, (no, model)), Usage(26, 14), Finish("stop")]
 
 
-def test_logprobs_are_told_where_the_text_that_was_held_back_comes_without() -> None:
+def test_delayed_logprobs_come_with_text_that_has_none() -> None:
     assert events(line("", logprobs=[LOGPROB]), line("a"), line("b")) == [Text("a", 0, (LOGPROB,)), Text("b")]
 
 
-def test_logprobs_of_what_begins_a_thought_are_the_thoughts() -> None:
+def test_logprobs_of_reasoning_are_dropped() -> None:
     told = events(line("", logprobs=[LOGPROB]), line(thinking="hm", logprobs=[LOGPROB]), line("a"))
     assert told == [Thinking("hm"), Text("a")]
 
@@ -133,7 +133,7 @@ def test_an_answer_is_done_only_after_its_last_line() -> None:
         b"<html>",
     ],
 )
-def test_what_is_no_line_of_ollamas_is_an_error_of_the_upstream(given: bytes) -> None:
+def test_an_invalid_line_is_an_upstream_error(given: bytes) -> None:
     with pytest.raises(UpstreamError, match="not a valid answer") as caught:
         ChatReader("m").read(given)
     assert caught.value.cause == "server"
@@ -147,7 +147,7 @@ def test_what_is_no_line_of_ollamas_is_an_error_of_the_upstream(given: bytes) ->
         ('{"error":{"code":400,"message":"exceeds the available context size"}}', BadCall),
     ],
 )
-def test_an_error_line_is_raised_as_what_it_tells_of(text: str, kind: type[ProxyError]) -> None:
+def test_an_error_line_is_raised_as_its_kind_of_error(text: str, kind: type[ProxyError]) -> None:
     with pytest.raises(kind, match=r"stopped|chat error|^exceeds"):
         ChatReader("m").read(orjson.dumps({"error": text}))
 
@@ -159,7 +159,7 @@ STREAMS = st.lists(
     st.builds(line, WORDS)
     | st.builds(line, WORDS, thinking=WORDS)
     | st.builds(line, st.just(""), tool_calls=st.lists(st.builds(call, st.just("f"), st.just({"ä": "🙂"})), max_size=2))
-    # Ollama writes what is not ASCII as it is; others might escape it.
+    # Ollama writes non-ASCII characters unescaped; other servers might escape them.
     | WORDS.map(lambda words: json.dumps({"message": {"content": words}, "done": False}).encode()),
     max_size=6,
 )
@@ -181,7 +181,7 @@ def test_any_split_of_the_bytes_gives_the_same_events(stream: list[bytes], cuts:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_a_character_may_arrive_byte_by_byte(size: int) -> None:
+def test_a_character_can_arrive_byte_by_byte(size: int) -> None:
     whole = line("ä漢🙂") + b"\n"
     lines = Lines(10_000)
     found = [one for at in range(0, len(whole), size) for one in lines.feed(whole[at : at + size])]
@@ -195,14 +195,14 @@ def test_a_line_that_is_too_long_is_an_error_wherever_it_was_split(parts: list[b
         [lines.feed(part) for part in parts]
 
 
-def test_many_lines_together_may_be_longer_than_one() -> None:
+def test_the_limit_applies_to_single_lines() -> None:
     assert Lines(5).feed(b"12345\n12345\n12345") == [b"12345", b"12345"]
 
 
 # --- embeddings --------------------------------------------------------------------------------------
 
 
-def test_embeddings_are_rows_of_float32_and_what_they_took() -> None:
+def test_embeddings_are_rows_of_float32_with_their_usage() -> None:
     document = {"embeddings": [[0.6, 0.8], [1, 0]], "prompt_eval_count": 4, "load_duration": 9}
     vectors, usage = vectors_of(orjson.dumps(document), 2)
     assert vectors.values.dtype == np.float32
@@ -228,6 +228,6 @@ def test_embeddings_are_rows_of_float32_and_what_they_took() -> None:
         b'{"embeddings":[[1e300]]}',
     ],
 )
-def test_embeddings_that_are_not_what_was_asked_for_are_an_error_of_the_upstream(document: bytes) -> None:
+def test_embeddings_other_than_requested_are_an_upstream_error(document: bytes) -> None:
     with pytest.raises(UpstreamError, match="Ollama sent"):
         vectors_of(document, 1)

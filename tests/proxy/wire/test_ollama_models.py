@@ -1,4 +1,4 @@
-"""What Ollama tells of its models, and how OpenAI lists them."""
+"""Ollama's lists of models, and the same in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_listed_model() -> None:
     assert tags(TAG) == [ModelInfo("me/Tuned:v1", "abc", tools, 4096, 1787307072, "me")]
 
 
-def test_an_older_servers_list_leaves_open_what_it_does_not_say() -> None:
+def test_an_older_servers_list_leaves_missing_details_unknown() -> None:
     assert tags({"name": "old:latest"}) == [ModelInfo("old:latest")]
     assert tags() == [] and read_tags(b'{"models":null}') == []
 
@@ -88,14 +88,14 @@ SHOWN = {
 }
 
 
-def test_what_the_list_leaves_open_is_filled_in() -> None:
+def test_details_missing_in_the_list_are_filled_in() -> None:
     found = with_show(ModelInfo("m"), orjson.dumps(SHOWN))
     assert (found.capabilities, found.context) == (frozenset({"embedding"}), 512)
     assert with_show(tags(TAG)[0], orjson.dumps(SHOWN)).context == 4096
     assert with_show(tags(TAG)[0], b"{}") == tags(TAG)[0]
 
 
-def test_loaded_models_are_known_by_their_canonical_names() -> None:
+def test_loaded_models_have_their_canonical_names() -> None:
     told = b'{"models":[{"name":"Demo","context_length":4096},{"name":"me/x:1"}]}'
     assert read_loaded(told) == {"demo:latest": 4096, "me/x:1": None}
     assert read_loaded(b'{"models":null}') == {}
@@ -104,37 +104,37 @@ def test_loaded_models_are_known_by_their_canonical_names() -> None:
 @pytest.mark.parametrize(
     "document", [b"", b"{", b"null", b"[]", b"{}", b'{"models":5}', b'{"models":[{}]}', b'{"models":[{"name":5}]}']
 )
-def test_lists_that_cannot_be_read_are_an_error_of_the_upstream(document: bytes) -> None:
+def test_invalid_lists_are_an_upstream_error(document: bytes) -> None:
     for read in (read_tags, read_loaded):
         with pytest.raises(UpstreamError, match="cannot be read"):
             read(document)
 
 
 @pytest.mark.parametrize("wrong", [{"digest": [1]}, {"capabilities": [[]]}, {"modified_at": 5}, {"name": None}])
-def test_an_entry_of_another_kind_is_an_error_of_the_upstream(wrong: JSON) -> None:
+def test_an_invalid_entry_is_an_upstream_error(wrong: JSON) -> None:
     with pytest.raises(UpstreamError, match="cannot be read"):
         tags({**TAG, **wrong})
 
 
-def test_a_context_that_is_no_number_is_not_known() -> None:
+def test_an_invalid_context_length_is_unknown() -> None:
     assert tags({**TAG, "details": {"context_length": "long"}})[0].context is None
     assert with_show(ModelInfo("m"), orjson.dumps({"model_info": {".context_length": []}})).context is None
     assert read_loaded(b'{"models":[{"name":"m","context_length":"4096"}]}') == {"m:latest": None}
 
 
 @pytest.mark.parametrize("document", [b"null", b'{"models":["demo"]}', b'{"models":[null]}'])
-def test_what_is_loaded_is_told_by_objects(document: bytes) -> None:
+def test_an_invalid_list_of_loaded_models_is_an_upstream_error(document: bytes) -> None:
     with pytest.raises(UpstreamError, match="cannot be read"):
         loaded_entries(document)
 
 
 @pytest.mark.parametrize("document", [b"{", b"[]", b"null", b'{"model_info":[1]}', b'{"capabilities":[5]}'])
-def test_a_description_that_cannot_be_read_is_an_error_of_the_upstream(document: bytes) -> None:
+def test_an_invalid_description_is_an_upstream_error(document: bytes) -> None:
     with pytest.raises(UpstreamError, match="cannot be read"):
         with_show(ModelInfo("m"), document)
 
 
-def test_models_are_listed_as_openai_does() -> None:
+def test_models_are_listed_in_openais_form() -> None:
     info = ModelInfo("me/x:1", created=60, owner="me")
     found = Model.model_validate(orjson.loads(write_model(info)), strict=True)
     assert (found.id, found.created, found.owned_by, found.model_extra) == ("me/x:1", 60, "me", {})

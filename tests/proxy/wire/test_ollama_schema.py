@@ -1,4 +1,4 @@
-"""Tool schemas keep their meaning although Ollama reads only a part of JSON schema."""
+"""Tool schemas keep their meaning although Ollama reads only a part of JSON Schema."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ AT = "tools[0].function.parameters"
 OLLAMAS = {"type", "anyOf", "items", "description", "enum", "properties", "required"}
 
 
-def of(one: JSON, **more: JSON) -> JSON:
-    """What becomes of a property's schema; `more` stands at the root."""
+def property_sent(one: JSON, **more: JSON) -> JSON:
+    """A property's schema as it is sent; `more` are keywords at the root."""
     return parameters({"type": "object", "properties": {"x": one}, **more}, AT)["properties"]["x"]
 
 
@@ -31,7 +31,7 @@ def refused(schema: JSON) -> BadCall:
 
 
 def outcome(schema: JSON) -> JSON | BadCall:
-    """What a request with this schema comes to."""
+    """The request to Ollama for a tool with this schema, or the error."""
     try:
         read.not_deep(schema, AT, 64)
         return parameters(schema, AT)
@@ -40,11 +40,11 @@ def outcome(schema: JSON) -> JSON | BadCall:
 
 
 @pytest.mark.parametrize("schema", [{}, {"type": "object"}, {"type": ["object", "null"]}, {"properties": None}])
-def test_there_are_always_properties(schema: JSON) -> None:
+def test_properties_are_always_present(schema: JSON) -> None:
     assert parameters(schema, AT) == {"type": "object", "properties": {}}
 
 
-def test_what_ollama_keeps_stays_as_it_is() -> None:
+def test_keywords_that_ollama_keeps_stay_unchanged() -> None:
     kept = {
         "type": "object",
         "properties": {
@@ -84,9 +84,9 @@ def test_what_ollama_keeps_stays_as_it_is() -> None:
         ("x-unit", "km"),
     ],
 )
-def test_what_ollama_loses_is_put_in_words(keyword: str, value: JSON) -> None:
+def test_keywords_that_ollama_drops_go_into_the_description(keyword: str, value: JSON) -> None:
     said = f"{keyword}: {orjson.dumps(value).decode()}"
-    assert of({"type": "string", "description": "A thing.", keyword: value}) == {
+    assert property_sent({"type": "string", "description": "A thing.", keyword: value}) == {
         "type": "string",
         "description": f"A thing. ({said})",
     }
@@ -94,31 +94,31 @@ def test_what_ollama_loses_is_put_in_words(keyword: str, value: JSON) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["$schema", "$id", "$comment"])
-def test_what_says_nothing_of_a_value_is_left_out(keyword: str) -> None:
-    assert of({"type": "string", keyword: "x"}) == {"type": "string"}
+def test_keywords_without_meaning_for_values_are_dropped(keyword: str) -> None:
+    assert property_sent({"type": "string", keyword: "x"}) == {"type": "string"}
 
 
-def test_a_title_stands_in_for_a_description() -> None:
-    assert of({"title": "City"}) == {"description": "City"}
-    assert of({"title": "City", "description": "where"}) == {"description": "where"}
+def test_a_title_replaces_a_missing_description() -> None:
+    assert property_sent({"title": "City"}) == {"description": "City"}
+    assert property_sent({"title": "City", "description": "where"}) == {"description": "where"}
     assert "description" not in parameters({"title": "Weather"}, AT)
 
 
-def test_a_const_is_an_enum_of_one() -> None:
-    assert of({"const": None}) == {"enum": [None]}
+def test_const_becomes_an_enum() -> None:
+    assert property_sent({"const": None}) == {"enum": [None]}
 
 
-def test_one_of_is_any_of() -> None:
+def test_one_of_becomes_any_of() -> None:
     either = [{"type": "string"}, {"type": "null"}]
-    assert of({"oneOf": either}) == of({"anyOf": either}) == {"anyOf": either}
-    both = of({"anyOf": either, "oneOf": [{"type": "integer"}]})
+    assert property_sent({"oneOf": either}) == property_sent({"anyOf": either}) == {"anyOf": either}
+    both = property_sent({"anyOf": either, "oneOf": [{"type": "integer"}]})
     assert both == {"anyOf": either, "description": '(anyOf: [{"type":"integer"}])'}
 
 
 def test_all_of_is_merged() -> None:
     base = {"properties": {"a": {"type": "string"}}, "required": ["a"], "description": "base"}
     more = {"properties": {"b": {"type": "integer"}, "a": {"maxLength": 3}}, "required": ["b", "a"]}
-    assert of({"type": "object", "allOf": [base, more], "properties": {"c": True}}) == {
+    assert property_sent({"type": "object", "allOf": [base, more], "properties": {"c": True}}) == {
         "type": "object",
         "properties": {
             "c": {},
@@ -130,12 +130,12 @@ def test_all_of_is_merged() -> None:
     }
 
 
-def test_what_cannot_be_merged_is_said() -> None:
-    merged = of({"type": "number", "allOf": [{"type": "integer"}, {"description": "count"}]})
+def test_schemas_that_cannot_be_merged_go_into_the_description() -> None:
+    merged = property_sent({"type": "number", "allOf": [{"type": "integer"}, {"description": "count"}]})
     assert merged == {"type": "number", "description": '(type: "integer") count'}
 
 
-def test_choices_at_the_root_are_said_since_ollama_does_not_keep_them_there() -> None:
+def test_any_of_at_the_root_goes_into_the_description() -> None:
     made = parameters({"anyOf": [{"required": ["a"]}, {"required": ["b"]}], "properties": {"a": {}, "b": {}}}, AT)
     assert made["description"] == '(anyOf: [{"required":["a"]},{"required":["b"]}])'
     assert "anyOf" not in made
@@ -153,38 +153,38 @@ def test_choices_at_the_root_are_said_since_ollama_does_not_keep_them_there() ->
         ("#/$defs/One", {"$defs": {"One": {"$ref": "#/$defs/Two"}, "Two": {"type": "string"}}}),
     ],
 )
-def test_references_are_written_out(ref: str, root: JSON) -> None:
-    assert of({"$ref": ref}, **root) == {"type": "string"}
+def test_references_are_inlined(ref: str, root: JSON) -> None:
+    assert property_sent({"$ref": ref}, **root) == {"type": "string"}
 
 
-def test_a_root_may_be_a_reference() -> None:
+def test_the_root_can_be_a_reference() -> None:
     made = parameters({"$ref": "#/$defs/A", "$defs": {"A": {"properties": {"x": {"type": "string"}}}}}, AT)
     assert made == {"type": "object", "properties": {"x": {"type": "string"}}}
 
 
-def test_what_stands_beside_a_reference_is_kept() -> None:
+def test_keywords_beside_a_reference_are_kept() -> None:
     defs = {"$defs": {"A": {"type": "object", "description": "an A", "properties": {"a": {}}}}}
-    assert of({"$ref": "#/$defs/A", "description": "mine", "default": 1}, **defs) == {
+    assert property_sent({"$ref": "#/$defs/A", "description": "mine", "default": 1}, **defs) == {
         "type": "object",
         "description": "mine (default: 1)",
         "properties": {"a": {}},
     }
-    both = of({"$ref": "#/$defs/A", "properties": {"b": {}}}, **defs)
+    both = property_sent({"$ref": "#/$defs/A", "properties": {"b": {}}}, **defs)
     assert both["properties"] == {"b": {}, "a": {}}
 
 
-def test_references_are_written_out_in_words_too() -> None:
-    made = of({"additionalProperties": {"$ref": "#/$defs/A"}}, **{"$defs": {"A": {"type": "integer"}}})
+def test_references_in_descriptions_are_inlined_too() -> None:
+    made = property_sent({"additionalProperties": {"$ref": "#/$defs/A"}}, **{"$defs": {"A": {"type": "integer"}}})
     assert made == {"description": '(additionalProperties: {"type":"integer"})'}
 
 
-def test_a_property_may_be_called_anything() -> None:
+def test_a_property_can_have_any_name() -> None:
     names: JSON = {"$ref": {"type": "string"}, "allOf": {"type": "string"}, "type": {"type": "string"}}
     assert parameters({"properties": names}, AT)["properties"] == names
 
 
-def test_what_may_never_be_given_is_said() -> None:
-    assert of(False) == {"description": "(never given)"} and of(True) == {}
+def test_a_property_that_allows_no_value_says_so() -> None:
+    assert property_sent(False) == {"description": "(never given)"} and property_sent(True) == {}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_what_may_never_be_given_is_said() -> None:
         5,
     ],
 )
-def test_a_reference_that_leads_nowhere_is_refused(ref: JSON) -> None:
+def test_a_broken_reference_is_refused(ref: JSON) -> None:
     error = refused({"properties": {"x": {"type": "string"}, "y": {"$ref": ref}}, "required": ["x"]})
     assert error.code == "invalid_schema" and "does not exist" in str(error)
 
@@ -215,11 +215,11 @@ def test_a_reference_that_leads_nowhere_is_refused(ref: JSON) -> None:
         {"$defs": {"A": {"allOf": [{"$ref": "#/$defs/A"}]}}, "$ref": "#/$defs/A"},
     ],
 )
-def test_recursion_is_refused_in_clear_words(schema: JSON) -> None:
+def test_recursion_is_a_clear_error(schema: JSON) -> None:
     assert "too large once its references are written out" in str(refused(schema))
 
 
-def test_unfolding_is_bounded_in_number() -> None:
+def test_inlining_is_bounded_in_number() -> None:
     defs: JSON = {"a0": {"type": "string"}}
     for level in range(1, 20):
         defs[f"a{level}"] = {"properties": {name: {"$ref": f"#/$defs/a{level - 1}"} for name in "xy"}}
@@ -227,7 +227,7 @@ def test_unfolding_is_bounded_in_number() -> None:
 
 
 @pytest.mark.parametrize("long", [{"description": "x" * 100_000}, {"enum": ["x" * 100_000]}])
-def test_unfolding_is_bounded_in_bytes(long: JSON) -> None:
+def test_inlining_is_bounded_in_bytes(long: JSON) -> None:
     properties = {f"p{index}": {"$ref": "#/$defs/A"} for index in range(100)}
     assert "too large" in str(refused({"$defs": {"A": long}, "properties": properties}))
 
@@ -251,7 +251,7 @@ def test_unfolding_is_bounded_in_bytes(long: JSON) -> None:
         {"required": [5]},
     ],
 )
-def test_what_is_no_schema_is_refused(schema: JSON) -> None:
+def test_an_invalid_schema_is_refused(schema: JSON) -> None:
     assert refused(schema).code == "invalid_schema"
 
 
@@ -267,7 +267,7 @@ LOOSE = st.recursive(
 
 
 def schema_around(inner: st.SearchStrategy[JSON]) -> st.SearchStrategy[JSON]:
-    """Objects of JSON schema's keywords, mostly with values that fit them."""
+    """Objects with JSON Schema's keywords, mostly with valid values."""
     listed, by_name = st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)
     return st.fixed_dictionaries(
         {},
@@ -296,7 +296,7 @@ SCHEMAS = st.recursive(st.booleans() | st.fixed_dictionaries({"type": st.just("s
 
 @settings(max_examples=100, deadline=None)
 @given(schema=schema_around(SCHEMAS))
-def test_any_schema_is_refused_or_kept_without_references(schema: JSON) -> None:
+def test_any_schema_is_refused_or_sent_without_references(schema: JSON) -> None:
     made = outcome(schema)
     if isinstance(made, BadCall):
         assert str(made) and made.param == AT
@@ -307,7 +307,7 @@ def test_any_schema_is_refused_or_kept_without_references(schema: JSON) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["properties", "items", "anyOf", "not", "default", "enum", "x-deep"])
-def test_the_deepest_json_that_is_let_in_can_be_written(keyword: str) -> None:
+def test_the_deepest_accepted_json_can_be_serialised(keyword: str) -> None:
     for levels in (30, 60, 61):
         schema = {"properties": {"x": {keyword: [nested(levels)] if keyword in ("anyOf", "enum") else nested(levels)}}}
         made = outcome(schema)

@@ -1,4 +1,4 @@
-"""Answers are OpenAI's, whole and in chunks, by the SDK's own types."""
+"""Answers have OpenAI's form, whole and in chunks, checked with the SDK's own types."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def chunks(events: Sequence[Event], include_usage: bool = False, legacy_function
 
 
 def put_together(found: list[JSON]) -> dict[int, JSON]:
-    """What a client makes of the chunks: for each choice its words, thoughts, calls and finish."""
+    """The chunks added up like in a client: text, reasoning, tool calls and finish reason of each choice."""
     choices: dict[int, JSON] = {}
     for chunk in found:
         for choice in chunk["choices"]:
@@ -88,7 +88,7 @@ def put_together(found: list[JSON]) -> dict[int, JSON]:
 
 @every_answer
 @pytest.mark.parametrize("legacy_functions", [False, True])
-def test_a_whole_answer_is_what_the_sdk_expects_and_nothing_else(events: list[Event], legacy_functions: bool) -> None:
+def test_a_whole_answer_has_exactly_the_sdks_fields(events: list[Event], legacy_functions: bool) -> None:
     found = ChatCompletion.model_validate(whole(events, legacy_functions=legacy_functions), strict=True)
     assert set(unknown_fields(found)) <= {"reasoning_content"}
     assert found.usage is not None
@@ -97,7 +97,7 @@ def test_a_whole_answer_is_what_the_sdk_expects_and_nothing_else(events: list[Ev
 @every_answer
 @pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("legacy_functions", [False, True])
-def test_every_chunk_is_what_the_sdk_expects_and_nothing_else(
+def test_every_chunk_has_exactly_the_sdks_fields(
     events: list[Event], include_usage: bool, legacy_functions: bool
 ) -> None:
     for chunk in chunks(events, include_usage=include_usage, legacy_functions=legacy_functions):
@@ -106,8 +106,9 @@ def test_every_chunk_is_what_the_sdk_expects_and_nothing_else(
 
 
 @every_answer
-def test_the_chunks_together_say_what_the_whole_answer_says(events: list[Event]) -> None:
+def test_the_chunks_add_up_to_the_whole_answer(events: list[Event]) -> None:
     made = put_together(chunks(events))
+    assert sorted(made) == [choice["index"] for choice in whole(events)["choices"]]
     for choice in whole(events)["choices"]:
         message, same = choice["message"], made[choice["index"]]
         assert same["text"] == (message["content"] or "")
@@ -116,20 +117,20 @@ def test_the_chunks_together_say_what_the_whole_answer_says(events: list[Event])
         assert list(same["calls"].values()) == [call["function"] for call in message.get("tool_calls", [])]
 
 
-def test_content_is_null_beside_calls_and_empty_without_either() -> None:
+def test_content_is_null_with_tool_calls_and_empty_without_either() -> None:
     assert whole(ANSWERS["only tools"])["choices"][0]["message"]["content"] is None
     assert whole(ANSWERS["tools"])["choices"][0]["message"]["content"] == "Let me see."
     assert whole(ANSWERS["empty"])["choices"][0]["message"]["content"] == ""
     assert whole([])["choices"][0]["message"]["content"] == ""
 
 
-def test_thoughts_are_reasoning_content() -> None:
+def test_reasoning_becomes_reasoning_content() -> None:
     message = whole(ANSWERS["thinking"])["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == ("hm, so", "42")
     assert "reasoning_content" not in whole(ANSWERS["text"])["choices"][0]["message"]
 
 
-def test_calls_keep_their_ids_have_string_arguments_and_an_index_of_their_own_choice() -> None:
+def test_tool_calls_have_ids_string_arguments_and_an_index_per_choice() -> None:
     calls = [
         (choice["index"], call)
         for chunk in chunks(ANSWERS["tools"] + ANSWERS["choices"][2:4])
@@ -175,7 +176,7 @@ def test_the_first_chunk_of_every_choice_names_the_role() -> None:
 
 
 @pytest.mark.parametrize(("name", "content"), [("text", ""), ("empty", ""), ("only tools", None), ("thinking", None)])
-def test_the_first_chunk_has_content_only_where_text_comes_first(name: str, content: str | None) -> None:
+def test_the_first_chunk_has_content_only_if_text_comes_first(name: str, content: str | None) -> None:
     first = chunks(ANSWERS[name])[0]["choices"][0]["delta"]
     assert first == {"role": "assistant", "content": content, "refusal": None}
 
@@ -184,7 +185,7 @@ def test_choices_are_listed_by_index() -> None:
     assert [choice["index"] for choice in whole(ANSWERS["choices"])["choices"]] == [0, 1, 2]
 
 
-def test_usage_is_the_last_chunk_and_null_on_all_others_when_asked_for() -> None:
+def test_requested_usage_is_in_the_last_chunk_and_null_in_all_others() -> None:
     *others, last = chunks(ANSWERS["text"], include_usage=True)
     assert all(chunk["usage"] is None for chunk in others)
     assert last["choices"] == []
@@ -197,7 +198,7 @@ def test_usage_is_the_last_chunk_and_null_on_all_others_when_asked_for() -> None
     assert not any("usage" in chunk for chunk in chunks(ANSWERS["text"]))
 
 
-def test_usage_counts_what_was_told_and_no_cached_tokens_that_were_not() -> None:
+def test_usage_has_cached_tokens_only_if_they_are_known() -> None:
     assert whole(ANSWERS["text"])["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
     assert whole([Usage(3, 2, 0)])["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -220,6 +221,6 @@ def test_every_chunk_of_one_answer_has_its_id_and_other_answers_have_others() ->
     assert len({new_id("chatcmpl-") for _ in range(1_000)}) == 1_000
 
 
-def test_the_models_name_is_the_one_that_was_asked_for() -> None:
+def test_the_models_name_is_the_requested_one() -> None:
     writer = ChatStyle('my "model"').chunks("fp")
     assert orjson.loads(writer.write(Text("x")).split(b"\n\n")[0][6:])["model"] == 'my "model"'

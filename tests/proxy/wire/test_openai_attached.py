@@ -21,7 +21,7 @@ def file(**told: Any) -> dict[str, Any]:
     return {"type": "file", "file": told}
 
 
-def test_a_file_is_taken_out_and_its_text_put_in_its_place() -> None:
+def test_a_file_is_replaced_by_its_text() -> None:
     body = chat({"type": "text", "text": "a"}, file(file_data=DATA, filename="x.txt"), {"type": "text", "text": "b"})
     (one,) = of_chat(body)
     assert (one.at, one.field) == ("messages[1].content[1].file", "messages[1].content[1].file.file_data")
@@ -31,7 +31,7 @@ def test_a_file_is_taken_out_and_its_text_put_in_its_place() -> None:
     assert [part["text"] for part in body["messages"][1]["content"]] == ["a", "read", "b"]
 
 
-def test_files_of_a_response_are_in_its_messages_and_outputs_of_functions() -> None:
+def test_files_of_a_response_are_found_in_messages_and_function_outputs() -> None:
     part = {"type": "input_file", "file_id": "file-1"}
     body: Any = {
         "input": [
@@ -44,10 +44,10 @@ def test_files_of_a_response_are_in_its_messages_and_outputs_of_functions() -> N
     }
     assert [one.field for one in of_items(body)] == ["input[0].content[0].file_id", "input[1].output[0].file_id"]
     assert body["input"][0]["content"] == [{"type": "input_text", "text": ""}]
-    assert body["input"][2]["content"] == [part]  # whoever reads it says what is wrong
+    assert body["input"][2]["content"] == [part]  # the parser reports what is wrong
 
 
-def test_a_picture_in_an_item_may_be_named_as_a_file() -> None:
+def test_an_image_in_an_item_can_be_a_file() -> None:
     part = {"type": "input_image", "file_id": "file-1", "detail": "low"}
     link = {"type": "input_image", "image_url": "https://a.test/a.png", "file_id": None}
     body: Any = {"items": [{"role": "user", "content": [part, link]}]}
@@ -65,14 +65,14 @@ def test_a_picture_in_an_item_may_be_named_as_a_file() -> None:
         ({"file_id": ""}, "input[0].content[0].file_id", "empty_string"),
     ],
 )
-def test_what_is_wrong_with_such_a_picture_is_named(more: Any, param: str, code: str) -> None:
+def test_an_invalid_image_file_is_an_error_naming_the_field(more: Any, param: str, code: str) -> None:
     with pytest.raises(BadCall) as failed:
         of_items({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1", **more}]}]})
     assert (failed.value.param, failed.value.code) == (param, code)
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"messages": 5}, {"messages": [5, {"role": "user", "content": [5]}]}])
-def test_what_is_no_request_is_left_to_who_reads_it(body: Any) -> None:
+def test_invalid_requests_are_left_to_the_parser(body: Any) -> None:
     assert of_chat(body) == [] == of_items(body)
 
 
@@ -88,13 +88,13 @@ def test_what_is_no_request_is_left_to_who_reads_it(body: Any) -> None:
         (file(file_url="http://x"), ".file.file_url", "unsupported_parameter"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(part: Any, param: str, code: str) -> None:
+def test_an_invalid_file_is_an_error_naming_the_field(part: Any, param: str, code: str) -> None:
     with pytest.raises(BadCall) as failed:
         of_chat(chat(part))
     assert (failed.value.param, failed.value.code) == (f"messages[1].content[0]{param}", code)
 
 
-def test_there_are_only_so_many_files() -> None:
+def test_the_number_of_files_is_limited() -> None:
     with pytest.raises(BadCall) as failed:
         of_chat(chat(*(file(file_id="a") for _ in range(MOST + 1))))
     assert failed.value.code == "too_many_files"
@@ -110,7 +110,7 @@ def test_there_are_only_so_many_files() -> None:
         (f"data:;base64,{DATA}", "", "file"),
     ],
 )
-def test_a_name_without_an_ending_has_that_of_its_kind(data: str, name: str, called: str) -> None:
+def test_a_file_name_without_an_extension_gets_that_of_its_type(data: str, name: str, called: str) -> None:
     one = Attached({}, "at", "", data, name)
     assert one.called() == called and one.bytes(5) == b"words"
 
@@ -118,7 +118,7 @@ def test_a_name_without_an_ending_has_that_of_its_kind(data: str, name: str, cal
 @pytest.mark.parametrize(
     ("data", "code"), [("%", "invalid_base64"), (f"text,{DATA}", "invalid_value"), (DATA * 3, "file_too_large")]
 )
-def test_what_is_no_data_is_refused(data: str, code: str) -> None:
+def test_invalid_file_data_is_refused(data: str, code: str) -> None:
     with pytest.raises(BadCall) as failed:
         Attached({}, "at", "", data, "").bytes(8)
     assert (failed.value.param, failed.value.code) == ("at.file_data", code)

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server is asked for."""
+"""Requests to an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def body(ask: Chat | Complete, **more: Any) -> JSON:
 
 
 def sent(**fields: JSON) -> JSON:
-    """The JSON that is sent for a client's request `hi` with these fields."""
+    """The JSON that is sent for a client's request `hi` with these fields added."""
     return body(asked(**fields).chat())
 
 
@@ -38,11 +38,11 @@ def notes(**fields: JSON) -> dict[str, str]:
     return planned(asked(**fields).chat()).notes
 
 
-def test_only_what_the_caller_gave_is_sent() -> None:
+def test_only_the_callers_fields_are_sent() -> None:
     assert sent() == {"model": "m", "stream": False, "messages": [{"role": "user", "content": "hi"}]}
 
 
-def test_a_stream_is_asked_for_its_usage() -> None:
+def test_usage_of_a_stream_is_requested() -> None:
     assert body(Chat(HI), stream=True)["stream_options"] == {"include_usage": True}
 
 
@@ -60,7 +60,7 @@ def test_a_stream_is_asked_for_its_usage() -> None:
         {"reasoning_effort": "none"},
     ],
 )
-def test_what_such_servers_know_goes_on_as_it_is_and_nothing_is_told(fields: dict[str, JSON]) -> None:
+def test_fields_that_such_servers_know_are_forwarded_without_notes(fields: dict[str, JSON]) -> None:
     told = sent(**fields)
     assert {name: told[name] for name in fields} == fields
     assert set(told) == {"model", "stream", "messages", *fields}
@@ -82,7 +82,7 @@ def test_what_such_servers_know_goes_on_as_it_is_and_nothing_is_told(fields: dic
         ({"user": "alice", "metadata": {"a": "b"}, "store": True, "prompt_cache_key": "k"}, {}),
     ],
 )
-def test_what_is_said_differently_or_not_at_all(fields: dict[str, JSON], more: JSON) -> None:
+def test_fields_that_are_translated_or_dropped(fields: dict[str, JSON], more: JSON) -> None:
     assert sent(**fields) == {**sent(), **more}
     assert notes(**fields) == {}
 
@@ -91,12 +91,12 @@ def test_what_is_said_differently_or_not_at_all(fields: dict[str, JSON], more: J
     ("think", "said", "note"),
     [(True, None, None), (False, "none", None), ("low", "low", None), ("max", "high", "changed")],
 )
-def test_thinking_is_an_effort(think: Any, said: str | None, note: str | None) -> None:
+def test_think_becomes_reasoning_effort(think: Any, said: str | None, note: str | None) -> None:
     made = planned(Chat(HI, think=think))
     assert (made.body.get("reasoning_effort"), made.notes.get("reasoning_effort")) == (said, note)
 
 
-def test_the_options_of_ollama_go_to_those_who_know_them() -> None:
+def test_ollamas_options_are_sent_only_to_servers_configured_for_them() -> None:
     options = {"top_k": 4, "min_p": 0.1, "typical_p": 0.9, "repeat_penalty": 1.1, "repeat_last_n": 8, "num_keep": 2}
     made = planned(Chat(HI, options=options), extras=EVERY)
     renamed = {"repetition_penalty": 1.1, "n_keep": 2}
@@ -111,7 +111,7 @@ def test_the_options_of_ollama_go_to_those_who_know_them() -> None:
 
 
 @pytest.mark.parametrize(("picture", "kind"), [(PNG, "png"), (JPEG, "jpeg"), (WEBP, "webp")])
-def test_images_are_data_urls_of_their_own_kind(picture: bytes, kind: str) -> None:
+def test_images_become_data_urls_of_their_type(picture: bytes, kind: str) -> None:
     encoded = base64.b64encode(picture).decode()
     said = body(Chat((Message("user", "see", (Image(encoded),)),)))["messages"][0]["content"]
     url = {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{encoded}"}}
@@ -119,7 +119,7 @@ def test_images_are_data_urls_of_their_own_kind(picture: bytes, kind: str) -> No
     assert body(Chat((Message("user", "", (Image(encoded),)),)))["messages"][0]["content"] == [url]
 
 
-def test_a_conversation_with_tools_comes_out_as_it_came_in() -> None:
+def test_a_conversation_with_tools_is_sent_unchanged() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Bonn"}'}}
     turns: JSON = [
         {"role": "system", "content": "Be brief."},
@@ -131,7 +131,7 @@ def test_a_conversation_with_tools_comes_out_as_it_came_in() -> None:
     assert sent(messages=turns)["messages"] == turns
 
 
-def test_pictures_that_functions_gave_follow_all_their_outputs_as_the_users() -> None:
+def test_images_from_functions_follow_all_outputs_in_a_user_message() -> None:
     image = Image(base64.b64encode(PNG).decode())
     calls = tuple(ToolCall(id, "f", "{}") for id in ("a", "b"))
     outputs = (Message("tool", "", (image,), tool_call_id="a"), Message("tool", "two", (image,), tool_call_id="b"))
@@ -142,13 +142,13 @@ def test_pictures_that_functions_gave_follow_all_their_outputs_as_the_users() ->
     assert body(Chat((*HI, Message("assistant", tool_calls=calls), *outputs)))["messages"] == said[:-1]
 
 
-def test_earlier_thoughts_are_dropped_and_told() -> None:
+def test_earlier_reasoning_is_dropped_and_reported() -> None:
     turns = [*user("hi"), {"role": "assistant", "content": "a", "reasoning_content": "hm"}, *user("so?")]
     assert sent(messages=turns)["messages"][1] == {"role": "assistant", "content": "a"}
     assert notes(messages=turns) == {"messages.thinking": "ignored"}
 
 
-def test_results_without_an_id_answer_the_call_of_their_name() -> None:
+def test_results_without_an_id_belong_to_the_call_with_their_name() -> None:
     calls = (ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}"), ToolCall("c", "f", "{}"))
     results = tuple(Message("tool", "", name=name) for name in ("g", "f", "", "f"))
     said = body(Chat((*HI, Message("assistant", tool_calls=calls), *results)))["messages"]
@@ -158,7 +158,7 @@ def test_results_without_an_id_answer_the_call_of_their_name() -> None:
 # --- tools and formats --------------------------------------------------------------------------------
 
 
-def test_a_choice_among_some_tools_hides_the_others() -> None:
+def test_allowed_tools_hide_the_others() -> None:
     allowed = {"mode": "required", "tools": [named("a"), named("b")]}
     fields: JSON = {
         "tools": [tool("a"), tool("b"), tool("c")],
@@ -173,7 +173,7 @@ def test_a_choice_among_some_tools_hides_the_others() -> None:
 @pytest.mark.parametrize(
     ("choice", "must"), [("auto", set()), ("none", set()), ("required", {"a", "b"}), (named("b"), {"b"})]
 )
-def test_a_call_that_was_demanded_is_checked(choice: JSON, must: set[str]) -> None:
+def test_a_required_tool_call_is_checked(choice: JSON, must: set[str]) -> None:
     assert set(planned(asked(tools=[tool("a"), tool("b")], tool_choice=choice).chat()).must_call) == must
 
 
@@ -197,14 +197,14 @@ def test_a_call_that_was_demanded_is_checked(choice: JSON, must: set[str]) -> No
         ),
     ],
 )
-def test_a_format_is_native_and_strict_where_openai_takes_it(form: Format, said: JSON) -> None:
+def test_a_format_is_native_and_strict_if_openai_supports_it(form: Format, said: JSON) -> None:
     made = planned(Chat(HI, format=form))
     assert made.body["response_format"] == said and made.json
     assert made.schema == (form.schema if form.strict else None)
-    assert "JSON" in made.body["messages"][0]["content"], "OpenAI refuses a format of which no message speaks"
+    assert "JSON" in made.body["messages"][0]["content"], "OpenAI refuses a JSON format that no message mentions"
 
 
-def test_one_call_and_strict_tools_are_checked() -> None:
+def test_single_calls_and_strict_tools_are_checked() -> None:
     made = planned(Chat(HI, tools=(Tool("f", parameters=WEATHER, strict=True),), parallel_tool_calls=False))
     assert made.one_call and made.strict_tools == {"f": WEATHER}
 
@@ -220,14 +220,14 @@ def test_a_raw_prompt_is_a_completion() -> None:
     assert made.body == {"model": "m", "stream": False, **said}
 
 
-def test_an_answer_without_a_bound_has_none_in_the_body() -> None:
+def test_an_answer_without_a_limit_has_none_in_the_body() -> None:
     made = planned(Complete(prompts=("once",), options={"max_tokens": None}))
     assert "max_tokens" not in made.body and made.notes == {"options.num_predict": "ignored"}
     made = planned(Complete(prompts=("once",), raw=False, options={"max_tokens": None}))
     assert "max_completion_tokens" not in made.body and made.notes == {}
 
 
-def test_a_prompt_for_the_models_own_template_is_a_chat() -> None:
+def test_a_prompt_for_the_models_template_is_sent_as_a_chat() -> None:
     image = Image(base64.b64encode(PNG).decode())
     ask = Complete(prompts=("hi",), raw=False, system="s", images=(image,), think=False, options={"max_tokens": 3})
     made = planned(ask)
@@ -248,18 +248,18 @@ def test_a_raw_prompt_has_no_place_for_images() -> None:
     assert caught.value.param == "images"
 
 
-def test_no_alternatives_of_a_completion_are_asked_for_as_one_and_not_shown() -> None:
+def test_logprobs_zero_requests_one_alternative_and_hides_it() -> None:
     made = planned(Complete(prompts=("a",), logprobs=0))
     assert (made.body["logprobs"], made.top) == (1, 0)
 
 
-def test_embeddings_are_asked_for_as_floats() -> None:
+def test_embeddings_are_requested_as_floats() -> None:
     said: dict[str, JSON] = {"model": "m", "input": ("a",), "encoding_format": "float"}
     assert embed_body("m", ("a",), None) == said
     assert embed_body("m", ("a",), 8) == {**said, "dimensions": 8}
 
 
-def test_a_body_is_what_the_sdk_would_send() -> None:
+def test_a_body_has_the_fields_that_the_sdk_would_send() -> None:
     fields: JSON = {
         "tools": [tool(strict=True)],
         "tool_choice": named("weather"),
@@ -270,6 +270,6 @@ def test_a_body_is_what_the_sdk_would_send() -> None:
     TypeAdapter(CompletionCreateParamsNonStreaming).validate_python(sent(**fields) | {"stream": False})
 
 
-def test_a_choice_that_is_the_default_is_not_sent() -> None:
+def test_a_default_tool_choice_is_not_sent() -> None:
     ask = Chat(HI, tools=(Tool("f"),), tool_choice=ToolChoice("auto", ("f",)))
     assert "tool_choice" not in body(ask) and planned(ask).notes == {"tool_choice": "emulated"}

@@ -1,4 +1,4 @@
-"""Every field of OpenAI's chat request is honoured, emulated, carried, ignored and told, or refused by name."""
+"""Every field of OpenAI's chat request is honoured, emulated, carried, ignored with a note, or refused by name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def test_every_field_that_the_openai_sdk_can_send_is_a_row() -> None:
     assert sendable <= set(FIELDS)
 
 
-def test_every_row_says_what_becomes_of_its_field() -> None:
+def test_every_row_describes_the_handling_of_its_field() -> None:
     assert all(field.says.endswith(".") for field in FIELDS.values())
 
 
-def test_a_plain_request_asks_for_nothing_that_was_not_given() -> None:
+def test_a_plain_request_has_no_other_fields() -> None:
     assert sent() == {"model": "m", "stream": False, "truncate": False, "shift": False, "messages": HI}
 
 
@@ -85,7 +85,7 @@ def test_a_sampling_field_becomes_ollamas_option(field: str, value: JSON, option
         ("model", 5, "invalid_type"),
     ],
 )
-def test_a_wrong_value_is_refused_by_the_name_of_its_field(field: str, value: JSON, code: str) -> None:
+def test_an_invalid_value_is_refused_naming_its_field(field: str, value: JSON, code: str) -> None:
     error = refused(**{field: value})
     assert (error.status, error.param, error.code) == (400, field, code)
     assert f"'{field}'" in str(error)
@@ -100,7 +100,7 @@ def test_a_request_without_model_or_messages_is_refused(body: JSON) -> None:
 
 
 @pytest.mark.parametrize("body", [None, [], "hi", 5, True])
-def test_a_body_that_is_no_object_is_refused(body: JSON) -> None:
+def test_a_body_other_than_an_object_is_refused(body: JSON) -> None:
     with pytest.raises(BadCall, match="must be a JSON object"):
         read_chat(body, LIMITS)
 
@@ -114,20 +114,20 @@ def test_a_body_that_is_no_object_is_refused(body: JSON) -> None:
         {"tools": [tool()], "tool_choice": "none", "function_call": "auto"},
     ],
 )
-def test_of_two_names_for_one_thing_none_is_dropped_in_silence(twins: dict[str, JSON]) -> None:
+def test_conflicting_synonyms_are_refused(twins: dict[str, JSON]) -> None:
     error = refused(**twins)
     assert error.code == "invalid_parameter_combination"
     assert error.param in twins
 
 
-def test_two_names_that_say_the_same_are_one() -> None:
+def test_synonyms_with_equal_values_are_accepted() -> None:
     assert sent(max_tokens=5, max_completion_tokens=5)["options"] == {"num_predict": 5}
 
 
 # --- n, logprobs, streams ----------------------------------------------------------------------------
 
 
-def test_several_choices_are_emulated_and_told() -> None:
+def test_several_choices_are_emulated_and_reported() -> None:
     assert (asked(n=3).chat().n, asked(n=3).notes) == (3, {"n": "emulated"})
     assert not asked(n=1).notes
 
@@ -149,7 +149,7 @@ def test_top_logprobs_without_logprobs_is_refused() -> None:
     assert refused(top_logprobs=2).param == "top_logprobs"
 
 
-def test_stream_options_are_read_and_what_is_not_known_of_them_is_told() -> None:
+def test_stream_options_are_read_and_unknown_ones_reported() -> None:
     one = asked(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
     assert one.stream and one.include_usage
     assert one.notes == {"stream_options.include_obfuscation": "ignored"}
@@ -159,32 +159,32 @@ def test_stream_options_are_read_and_what_is_not_known_of_them_is_told() -> None
 # --- formats -----------------------------------------------------------------------------------------
 
 
-def test_json_object_is_ollamas_json_and_is_asked_for_in_words() -> None:
+def test_json_object_becomes_ollamas_json_and_is_described_in_the_prompt() -> None:
     body = sent(response_format={"type": "json_object"})
     assert body["format"] == "json"
     assert "JSON object" in body["messages"][0]["content"]
 
 
-def test_a_json_schema_is_ollamas_format_and_is_shown_to_the_model() -> None:
+def test_a_json_schema_becomes_ollamas_format_and_is_shown_to_the_model() -> None:
     body = sent(response_format={"type": "json_schema", "json_schema": {"name": "w", "schema": WEATHER}})
     assert body["format"] == WEATHER
     assert '"required":["city"]' in body["messages"][0]["content"]
 
 
 @pytest.mark.parametrize("name", ["schema", "value"])
-def test_a_json_object_may_have_its_schema_beside_it(name: str) -> None:
+def test_json_object_can_have_a_schema(name: str) -> None:
     assert asked(response_format={"type": "json_object", name: WEATHER}).format == Format(WEATHER)
     without = asked(response_format={"type": "json_object", name: None})
     assert without.format == Format() and not without.notes
 
 
-def test_what_a_response_format_says_besides_is_told() -> None:
+def test_other_fields_of_a_response_format_are_reported() -> None:
     given = {"type": "json_object", "schema": WEATHER, "grammar": "x"}
     assert asked(response_format=given).notes["response_format.grammar"] == "ignored"
     assert asked(response_format={"type": "text", "schema": WEATHER}).notes["response_format.schema"] == "ignored"
 
 
-def test_what_a_response_format_is_for_is_shown_to_the_model() -> None:
+def test_the_description_of_a_response_format_is_shown_to_the_model() -> None:
     given = {"name": "w", "description": "the town's weather", "schema": WEATHER}
     body = sent(response_format={"type": "json_schema", "json_schema": given})
     assert "the town's weather" in body["messages"][0]["content"]
@@ -196,7 +196,7 @@ def test_a_json_schema_is_checked_unless_strict_is_false(strict: JSON, checked: 
     assert asked(response_format={"type": "json_schema", "json_schema": given}).format == Format(WEATHER, checked)
 
 
-def test_the_text_format_is_no_format() -> None:
+def test_the_format_text_is_no_format() -> None:
     assert sent(response_format={"type": "text"}) == sent()
 
 
@@ -215,7 +215,7 @@ def test_the_text_format_is_no_format() -> None:
         ("json", "response_format"),
     ],
 )
-def test_a_wrong_format_is_refused_by_name(value: JSON, param: str) -> None:
+def test_an_invalid_format_is_refused_naming_its_field(value: JSON, param: str) -> None:
     assert refused(response_format=value).param == param
 
 
@@ -263,11 +263,11 @@ def test_tool_choice(choice: JSON, read: ToolChoice) -> None:
         ),
     ],
 )
-def test_a_wrong_tool_choice_is_refused_by_name(choice: JSON, param: str) -> None:
+def test_an_invalid_tool_choice_is_refused_naming_its_field(choice: JSON, param: str) -> None:
     assert refused(tools=[tool("a")], tool_choice=choice).param == param
 
 
-def test_a_tool_cannot_be_required_where_there_is_none() -> None:
+def test_a_tool_cannot_be_required_without_tools() -> None:
     assert refused(tool_choice="required").param == "tool_choice"
     assert refused(function_call={"name": "a"}).param == "function_call"
 
@@ -286,11 +286,11 @@ def test_a_tool_cannot_be_required_where_there_is_none() -> None:
         ([tool(description=5)], "tools[0].function.description"),
     ],
 )
-def test_a_wrong_tool_is_refused_by_name(tools: JSON, param: str) -> None:
+def test_an_invalid_tool_is_refused_naming_its_field(tools: JSON, param: str) -> None:
     assert refused(tools=tools).param == param
 
 
-def test_a_tool_that_says_the_same_again_is_one_and_another_of_its_name_is_refused() -> None:
+def test_an_equal_duplicate_tool_is_dropped_and_a_different_one_refused() -> None:
     same, other = tool(description="one"), tool(description="other")
     assert [one.description for one in asked(tools=[same, same]).tools] == ["one"]
     wrong = refused(tools=[same, other])
@@ -306,7 +306,7 @@ def test_deprecated_functions_are_tools_called_one_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("first", ["functions", "parallel_tool_calls"])
-def test_deprecated_functions_are_called_one_at_a_time_whatever_is_asked(first: str) -> None:
+def test_deprecated_functions_are_never_called_in_parallel(first: str) -> None:
     fields: dict[str, JSON] = {"functions": [{"name": "weather"}], "parallel_tool_calls": True}
     ordered = {first: fields.pop(first), **fields}
     assert not asked(**ordered).chat().parallel_tool_calls
@@ -317,7 +317,7 @@ def test_function_call_is_read_as_tool_choice(choice: str, mode: str) -> None:
     assert asked(functions=[{"name": "a"}], function_call=choice).tool_choice.mode == mode
 
 
-def test_a_wrong_function_is_refused_by_name() -> None:
+def test_an_invalid_function_is_refused_naming_its_field() -> None:
     assert refused(functions=[{}]).param == "functions[0].name"
     assert refused(functions=[{"name": "a"}], function_call={"name": "b"}).param == "function_call"
     assert refused(functions=[{"name": "a"}], function_call="required").param == "function_call"
@@ -351,7 +351,7 @@ def test_ollamas_sampling_options_are_honoured() -> None:
     assert sent(options=options)["options"] == {**options, "stop": ["x"]}
 
 
-def test_load_time_options_and_keep_alive_are_ignored_and_told() -> None:
+def test_load_time_options_and_keep_alive_are_ignored_and_reported() -> None:
     one = asked(options={"num_ctx": 9, "num_gpu": 1, "mirostat": 1, "top_k": None}, keep_alive=0)
     assert not one.chat().options
     assert one.notes == {
@@ -363,14 +363,14 @@ def test_load_time_options_and_keep_alive_are_ignored_and_told() -> None:
 
 
 @pytest.mark.parametrize("first", ["temperature", "options"])
-def test_openais_own_field_goes_before_ollamas_option_and_that_is_told(first: str) -> None:
+def test_openais_field_takes_precedence_over_ollamas_option_which_is_reported(first: str) -> None:
     fields: dict[str, JSON] = {"temperature": 0.5, "options": {"temperature": 1, "top_k": 3}}
     one = asked(**{first: fields.pop(first), **fields})
     assert one.chat().options == {"temperature": 0.5, "top_k": 3}
     assert one.notes == {"options.temperature": "ignored"}
 
 
-def test_a_wrong_option_is_refused_by_name() -> None:
+def test_an_invalid_option_is_refused_naming_its_field() -> None:
     assert refused(options={"top_k": "many"}).param == "options.top_k"
     assert refused(options=[]).param == "options"
 
@@ -391,19 +391,19 @@ def test_a_wrong_option_is_refused_by_name() -> None:
         ("prompt_cache_retention", "24h"),
     ],
 )
-def test_what_no_model_reads_is_carried(field: str, value: JSON) -> None:
+def test_fields_for_the_caller_only_are_carried_along(field: str, value: JSON) -> None:
     one = asked(**{field: value})
     assert one.about == {field: value} and not one.notes
     assert sent(**{field: value}) == sent()
 
 
-def test_metadata_is_pairs_of_strings_and_few() -> None:
+def test_metadata_is_a_limited_number_of_string_pairs() -> None:
     assert refused(metadata={"a": 1}).param == "metadata.a"
     assert refused(metadata={str(index): "" for index in range(17)}).param == "metadata"
 
 
 @pytest.mark.parametrize("field", ["verbosity", "keep_alive", "something_new"])
-def test_what_has_no_effect_is_told(field: str) -> None:
+def test_fields_without_effect_are_reported(field: str) -> None:
     assert asked(**{field: "low"}).notes == {field: "ignored"}
 
 
@@ -420,30 +420,30 @@ def test_what_has_no_effect_is_told(field: str) -> None:
         ("web_search_options", {"search_context_size": "low"}),
     ],
 )
-def test_what_no_local_model_can_do_is_refused_by_name(field: str, value: JSON) -> None:
+def test_fields_that_no_local_model_supports_are_refused_by_name(field: str, value: JSON) -> None:
     error = refused(**{field: value})
     assert (error.status, error.param, error.code) == (400, field, "unsupported_parameter")
 
 
 @pytest.mark.parametrize(("field", "value"), [("modalities", ["text"]), ("modalities", []), ("logit_bias", {})])
-def test_what_asks_for_nothing_is_not_refused(field: str, value: JSON) -> None:
+def test_unsupported_fields_with_neutral_values_are_accepted(field: str, value: JSON) -> None:
     assert sent(**{field: value}) == sent()
 
 
-def test_fields_that_a_plugin_declared_are_its_own() -> None:
+def test_fields_that_a_plugin_declares_are_passed_to_it() -> None:
     body = {"model": "m", "messages": HI, "retrieve": {"top": 3}, "logit_bias": {"1": 2}, "cache": None}
     one = read_chat(body, LIMITS, theirs={"retrieve", "logit_bias", "cache"})
     assert one.extra == {"retrieve": {"top": 3}, "logit_bias": {"1": 2}, "cache": None}
     assert not one.notes and not one.about
 
 
-def test_a_plugins_field_is_bounded_in_depth_too() -> None:
+def test_a_plugins_field_has_a_depth_limit_too() -> None:
     with pytest.raises(BadCall, match="nested more than 64") as caught:
         read_chat({"model": "m", "messages": HI, "retrieve": nested(65)}, LIMITS, theirs={"retrieve"})
     assert caught.value.param == "retrieve"
 
 
-def test_the_question_is_the_users_last_words() -> None:
+def test_the_question_is_the_users_last_message() -> None:
     turns = [*HI, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "why"}]
     turns += [{"role": "assistant", "content": "so"}, {"role": "system", "content": "be kind"}]
     assert asked(messages=turns).chat().question == "why"

@@ -1,4 +1,4 @@
-"""What OpenAI-compatible servers answer becomes the same events, whole or in chunks, however they write it."""
+"""Answers of OpenAI-compatible servers become the same events, whole or in chunks, in all their variants."""
 
 from __future__ import annotations
 
@@ -78,21 +78,21 @@ STOP = choice("stop")
         ([choice(content="a", logprobs={"content": None}), STOP], [Text("a")]),
     ],
 )
-def test_words_and_thoughts(given: list[bytes], expected: list[Event]) -> None:
+def test_text_and_reasoning(given: list[bytes], expected: list[Event]) -> None:
     assert events(*given) == [*expected, Finish("stop")]
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
-def test_a_finish_is_handed_on(reason: str) -> None:
+def test_a_finish_reason_is_passed_on(reason: str) -> None:
     assert events(choice(reason)) == [Finish(reason)]
 
 
-def test_a_refusal_is_told_in_its_words_and_is_no_answer() -> None:
+def test_a_refusal_becomes_text_with_the_finish_reason_content_filter() -> None:
     assert events(choice(refusal="No."), choice("content_filter")) == [Text("No."), Finish("content_filter")]
     assert events(message(refusal="No.", content=None)) == [Text("No."), Finish("content_filter")]
 
 
-def test_usage_comes_after_the_finish_and_is_told_once() -> None:
+def test_usage_comes_once_after_the_finish() -> None:
     given = (STOP, used(prompt_tokens_details={"cached_tokens": 3}), b"[DONE]", choice(content="late"))
     assert events(*given) == [Finish("stop"), Usage(5, 2, 3)]
     thought = used(completion_tokens_details={"reasoning_tokens": 1})
@@ -101,21 +101,21 @@ def test_usage_comes_after_the_finish_and_is_told_once() -> None:
 
 
 @pytest.mark.parametrize("nonsense", ["5", -1, 2**60, 1.5, [], True])
-def test_what_is_no_count_is_not_told_and_costs_nobody_the_answer(nonsense: JSON) -> None:
+def test_invalid_counts_are_dropped_without_failing_the_answer(nonsense: JSON) -> None:
     told = used(prompt_tokens=nonsense, completion_tokens_details={"reasoning_tokens": nonsense})
     assert events(STOP, told) == [Finish("stop"), Usage(None, 2)]
     assert vectors_of(rows([1.0], usage={"prompt_tokens": nonsense}), 1)[1] == Usage(None, 0)
 
 
 @pytest.mark.parametrize("beside", [{}, {"choices": None}, {"choices": []}])
-def test_usage_may_come_without_a_choice(beside: dict[str, JSON]) -> None:
+def test_usage_can_come_without_a_choice(beside: dict[str, JSON]) -> None:
     alone = orjson.dumps({**beside, "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
     assert events(choice(content="a"), STOP, alone, b"[DONE]") == [Text("a"), Finish("stop"), Usage(5, 2)]
     with pytest.raises(UpstreamError, match="before it was complete"):
         events(alone)
 
 
-def test_more_alternatives_than_asked_for_are_left_out() -> None:
+def test_more_alternatives_than_requested_are_dropped() -> None:
     others = [{"token": one, "logprob": -1.0, "bytes": None, "id": 7} for one in "abc"]
     told = events(choice("stop", content="a", logprobs={"content": [{**PROB, "id": 1, "top_logprobs": others}]}), top=2)
     [text, _] = told
@@ -126,13 +126,13 @@ def test_more_alternatives_than_asked_for_are_left_out() -> None:
     }
 
 
-def test_a_token_without_any_chance_is_told_as_a_number() -> None:
+def test_a_token_with_zero_probability_has_a_finite_logprob() -> None:
     [text, _] = events(choice("stop", content="a", logprobs={"content": [{**PROB, "logprob": None}]}))
     assert isinstance(text, Text) and text.logprobs[0]["logprob"] == -9999.0
 
 
 @pytest.mark.parametrize("wrong", [{"logprob": "x"}, {"token": 1}, {"top_logprobs": [{"token": "a"}]}])
-def test_logprobs_that_are_none_are_an_error_of_the_upstream(wrong: dict[str, JSON]) -> None:
+def test_invalid_logprobs_are_an_upstream_error(wrong: dict[str, JSON]) -> None:
     with pytest.raises(UpstreamError, match="not a valid answer"):
         events(choice("stop", content="a", logprobs={"content": [{**PROB, **wrong}]}), top=1)
 
@@ -165,7 +165,7 @@ def test_the_four_lists_of_completions_become_logprobs() -> None:
          [ToolCalled("x", "f", "{}"), ToolCalled("y", "g", "{}")]),
         ([calling(piece(None, "x", "f", '{"a"')), calling(piece(None, arguments=":1}"))],  # none has an index
          [ToolCalled("x", "f", '{"a":1}')]),
-        ([calling(piece(0, "x", "f", '{"a"')), calling(piece(0, "x", "f", ":1}"))],  # names and ids said again
+        ([calling(piece(0, "x", "f", '{"a"')), calling(piece(0, "x", "f", ":1}"))],  # names and ids repeated
          [ToolCalled("x", "f", '{"a":1}')]),
         ([calling(piece(0, "x", "f")), calling(piece(0, "", "", ""))], [ToolCalled("x", "f", "{}")]),
         ([calling(piece(0, "x", "f", {"a": 1}))], [ToolCalled("x", "f", '{"a":1}')]),
@@ -178,31 +178,31 @@ def test_the_four_lists_of_completions_become_logprobs() -> None:
          [ToolCalled("x", "f", "{}"), ToolCalled("y", "g", "{}")]),
     ],
 )  # fmt: skip
-def test_a_call_is_told_once_and_whole(given: list[bytes], expected: list[Event]) -> None:
+def test_a_tool_call_in_pieces_is_one_event(given: list[bytes], expected: list[Event]) -> None:
     for finish in ("tool_calls", "stop", "function_call"):
         assert events(*given, choice(finish)) == [*expected, Finish("tool_calls")]
 
 
-def test_a_call_is_told_when_the_next_one_begins() -> None:
+def test_a_tool_call_is_complete_when_the_next_one_begins() -> None:
     reader = AnswerReader("m")
     assert reader.read(calling(piece(0, "x", "f", "{}"))) == []
     assert reader.read(calling(piece(1, "y", "g"))) == [ToolCalled("x", "f", "{}")]
 
 
-def test_calls_without_ids_get_some() -> None:
+def test_tool_calls_without_ids_get_some() -> None:
     document = message("tool_calls", content=None, tool_calls=[piece(None, None, "f", "{}")] * 2)
     ids = [event.id for event in events(document) if isinstance(event, ToolCalled)]
     assert len(set(ids)) == 2 and all(one.startswith("call_") for one in ids)
 
 
 @pytest.mark.parametrize("arguments", ["[]", '{"a"', "x", "null"])
-def test_arguments_that_are_no_object_are_an_invalid_answer(arguments: str) -> None:
+def test_arguments_other_than_an_object_are_an_invalid_answer(arguments: str) -> None:
     with pytest.raises(UpstreamError) as caught:
         events(calling(piece(0, "x", "f", arguments)), choice("tool_calls"))
     assert caught.value.cause == "invalid_answer"
 
 
-def test_a_call_that_was_cut_short_is_none() -> None:
+def test_an_incomplete_tool_call_is_dropped() -> None:
     assert events(calling(piece(0, "x", "f", '{"a"')), choice("length")) == [Finish("length")]
     assert events(calling(piece(0, "x", "f", "{}")), choice("length"))[0] == ToolCalled("x", "f", "{}")
 
@@ -211,14 +211,14 @@ def test_a_call_that_was_cut_short_is_none() -> None:
 
 
 @pytest.mark.parametrize("given", [[], [choice(content="a")], [choice(content="a"), b"[DONE]"], [message(None)]])
-def test_an_answer_without_a_finish_was_cut(given: list[bytes]) -> None:
+def test_an_answer_without_a_finish_reason_was_cut_off(given: list[bytes]) -> None:
     with pytest.raises(UpstreamError) as caught:
         events(*given)
     assert caught.value.cause == "cut"
 
 
 @pytest.mark.parametrize("reason", ["abort", "error"])
-def test_an_answer_that_was_given_up_has_failed(reason: str) -> None:
+def test_an_aborted_answer_is_an_upstream_error(reason: str) -> None:
     with pytest.raises(UpstreamError):
         events(choice(reason))
 
@@ -230,7 +230,7 @@ def test_an_answer_that_was_given_up_has_failed(reason: str) -> None:
      choice(logprobs={"content": [{}]}),
      b'{"choices":[{"delta":{"content":"\xff"}}]}', b'{"choices":[],"usage":5}'],
 )  # fmt: skip
-def test_what_is_no_answer_is_an_error_of_the_upstream(given: bytes) -> None:
+def test_an_invalid_answer_is_an_upstream_error(given: bytes) -> None:
     with pytest.raises(UpstreamError, match="not a valid answer") as caught:
         AnswerReader("m").read(given)
     assert caught.value.cause == "server"
@@ -245,12 +245,12 @@ def test_what_is_no_answer_is_an_error_of_the_upstream(given: bytes) -> None:
         ("words", UpstreamError),
     ],
 )
-def test_an_error_in_a_stream_is_raised_as_what_it_tells_of(error: JSON, kind: type[Exception]) -> None:
+def test_an_error_in_a_stream_is_raised_as_its_kind(error: JSON, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         AnswerReader("m").read(orjson.dumps({"error": error}))
 
 
-def test_an_error_that_says_so_by_its_object_is_told_in_its_own_words() -> None:
+def test_an_error_marked_by_its_object_field_keeps_its_message() -> None:
     with pytest.raises(BadCall, match="no such thing"):
         AnswerReader("m").read(b'{"object":"error","message":"no such thing","type":"BadRequestError","code":400}')
 
@@ -281,7 +281,7 @@ def test_the_data_of_events(stream: bytes, found: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("stream", [b"data: 123456\n\n", b"data: 1234567", b"data: 123\ndata: 456\n", b": 12345678"])
-def test_an_event_without_bound_is_refused(stream: bytes) -> None:
+def test_an_event_beyond_the_size_limit_is_refused(stream: bytes) -> None:
     with pytest.raises(UpstreamError, match="more than 5 bytes"):
         sse.Parser(5).feed(stream)
 
@@ -307,13 +307,13 @@ ANSWERS = st.tuples(
 )  # fmt: skip
 
 
-def told(answer: JSON, usage: Usage | None) -> list[Event]:
+def events_of_answer(answer: JSON, usage: Usage | None) -> list[Event]:
     thoughts, texts, calls, reason, _ = answer
     reason = "tool_calls" if calls and reason == "stop" else reason
     return [*thoughts, *texts, *calls, Finish(reason), *([usage] if usage else [])]
 
 
-def parsed(stream: bytes, places: list[int]) -> list[Event]:
+def events_of_stream(stream: bytes, places: list[int]) -> list[Event]:
     parser, reader, found = sse.Parser(100_000), AnswerReader("m"), list[Event]()
     for start, end in pairwise(sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})):
         for payload in parser.feed(stream[start:end]):
@@ -324,20 +324,20 @@ def parsed(stream: bytes, places: list[int]) -> list[Event]:
 
 @settings(max_examples=100, deadline=None)
 @given(answer=ANSWERS, cuts=st.lists(st.integers(0, 5000), max_size=8), crlf=st.booleans())
-def test_what_our_own_writer_streams_is_read_as_the_same_events(answer: JSON, cuts: list[int], crlf: bool) -> None:
-    given = told(answer, answer[4])
+def test_our_own_streams_are_read_as_the_same_events(answer: JSON, cuts: list[int], crlf: bool) -> None:
+    given = events_of_answer(answer, answer[4])
     chunks = ChatStyle("m", include_usage=True).chunks("fp")
     stream = b"".join(chunks.write(event) for event in given) + chunks.end()
     stream = stream.replace(b"\n", b"\r\n") if crlf else stream
     expected = given if answer[-1] else [*given, Usage(0, 0)]
-    assert parsed(stream, cuts) == expected
+    assert events_of_stream(stream, cuts) == expected
 
 
 @settings(max_examples=60, deadline=None)
 @given(answer=ANSWERS)
-def test_what_our_own_writer_writes_whole_is_read_as_the_same_answer(answer: JSON) -> None:
+def test_our_own_whole_answers_are_read_as_the_same_answer(answer: JSON) -> None:
     wrote, read = Answer(), Answer()
-    for event in told(answer, answer[4] or Usage(0, 0)):
+    for event in events_of_answer(answer, answer[4] or Usage(0, 0)):
         wrote.add(event)
     for event in events(ChatStyle("m").whole(wrote, "fp")):
         read.add(event)
@@ -357,7 +357,7 @@ def test_completions_are_read_as_they_were_written(words: list[str], cuts: list[
     given: list[Event] = [*map(Text, words), Finish("length"), Usage(3, 4)]
     chunks = CompletionStyle("m", include_usage=True).chunks("fp")
     stream = b"".join(chunks.write(event) for event in given) + chunks.end()
-    assert parsed(stream, cuts) == given
+    assert events_of_stream(stream, cuts) == given
 
 
 # --- embeddings ---------------------------------------------------------------------------------------
@@ -374,7 +374,7 @@ def test_embeddings_are_in_order_and_of_unit_length() -> None:
     assert vectors.values.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0], [0.0, -1.0]]
 
 
-def test_more_dimensions_than_asked_for_are_cut() -> None:
+def test_more_dimensions_than_requested_are_cut() -> None:
     vectors, usage = vectors_of(rows([3.0, 4.0, 12.0]), 1, 2)
     assert vectors.values.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]] and usage == Usage(None, 0)
 
@@ -384,6 +384,6 @@ def test_more_dimensions_than_asked_for_are_cut() -> None:
     [b"{", b"[]", b"{}", rows([1.0]), rows([1.0], [1.0, 2.0]), rows([1.0], [None]), rows([1.0], ["a"]), rows(1.0, 2.0),
      b'{"data":[{"embedding":[1]},{"embedding":[1]}]}'],
 )  # fmt: skip
-def test_embeddings_that_cannot_be_read(document: bytes) -> None:
+def test_invalid_embeddings_are_an_upstream_error(document: bytes) -> None:
     with pytest.raises(UpstreamError):
         vectors_of(document, 2)

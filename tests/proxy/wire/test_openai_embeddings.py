@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, both ways."""
+"""OpenAI's embeddings, as requests and as answers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_inputs_are_texts_or_tokens(given: JSON, texts: JSON, tokens: JSON) -> N
         ([[1] * (MOST_TOKENS // 2)] * 3, "input"),
     ],
 )
-def test_a_wrong_input_is_refused_by_name(given: JSON, param: str) -> None:
+def test_an_invalid_input_is_refused_naming_its_field(given: JSON, param: str) -> None:
     with pytest.raises(BadCall) as caught:
         asked(input=given)
     assert caught.value.param == param and f"'{param}'" in str(caught.value)
@@ -89,14 +89,14 @@ def test_a_wrong_input_is_refused_by_name(given: JSON, param: str) -> None:
         ("user", 5),
     ],
 )
-def test_a_wrong_value_is_refused_by_the_name_of_its_field(field: str, value: JSON) -> None:
+def test_an_invalid_value_is_refused_naming_its_field(field: str, value: JSON) -> None:
     with pytest.raises(BadCall) as caught:
         asked(**{field: value})
     assert caught.value.param == field
 
 
 @pytest.mark.parametrize("body", [None, [], "hi"])
-def test_a_body_that_is_no_object_is_refused(body: JSON) -> None:
+def test_a_body_other_than_an_object_is_refused(body: JSON) -> None:
     with pytest.raises(BadCall, match="must be a JSON object"):
         read_embeddings(body, 3)
 
@@ -108,12 +108,12 @@ def test_the_other_fields() -> None:
     assert not asked(encoding_format="float").base64 and not asked().base64
 
 
-def test_a_plugins_field_is_bounded_in_depth() -> None:
+def test_a_plugins_field_has_a_depth_limit() -> None:
     with pytest.raises(BadCall, match="nested more than 64"):
         asked(theirs=("mine",), mine=nested(65))
 
 
-def test_floats_are_what_the_sdk_expects() -> None:
+def test_floats_match_the_sdks_types() -> None:
     told = written(Vectors(ROWS))
     found = CreateEmbeddingResponse.model_validate(told, strict=True)
     assert not set(unknown_fields(found))
@@ -123,7 +123,7 @@ def test_floats_are_what_the_sdk_expects() -> None:
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:, ::-1], ROWS.T.copy().T, ROWS.astype(">f4")])
-def test_base64_is_little_endian_float32_however_the_vectors_lie_in_memory(rows: NDArray[np.float32]) -> None:
+def test_base64_is_little_endian_float32_for_any_memory_layout(rows: NDArray[np.float32]) -> None:
     data = written(Vectors(rows), as_base64=True)["data"]
     found = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in data]
     assert np.array_equal(found, rows)

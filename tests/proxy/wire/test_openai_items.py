@@ -1,4 +1,4 @@
-"""Items of responses and conversations, and the messages that they stand for."""
+"""Items of responses and conversations, and the messages that they represent."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ FILE: JSON = {"type": "file_citation", "file_id": "file-1", "filename": "a.txt",
 
 
 def cited(*annotations: JSON) -> JSON:
-    """An answer that rests on something."""
+    """An answer with these annotations."""
     part = {"type": "output_text", "text": "[1]", "annotations": list(annotations)}
     return {"type": "message", "role": "assistant", "content": [part]}
 
 
-def test_what_an_answer_rests_on_is_kept_of_an_item() -> None:
+def test_annotations_of_an_item_are_kept() -> None:
     (one,) = read(cited(PAGE, {**FILE, "container": {"of": "another server's"}}))
     LISTED.validate_python(one)
     assert one["content"][0]["annotations"] == [PAGE, FILE] and messages([one]) == (Message("assistant", "[1]"),)
 
 
-def test_a_text_is_one_message_of_the_users() -> None:
+def test_a_text_is_one_user_message() -> None:
     (one,) = items("hi", "input", LIMITS)
     assert ResponseInputMessageItem.model_validate(one, strict=True).role == "user"
     assert messages([one]) == (Message("user", "hi"),)
@@ -81,13 +81,13 @@ def test_a_text_is_one_message_of_the_users() -> None:
         ),
     ],
 )
-def test_every_kind_of_item_is_listed_as_openai_lists_it_and_heard(given: JSON, message: Message) -> None:
+def test_every_kind_of_item_is_listed_in_openais_form_and_becomes_a_message(given: JSON, message: Message) -> None:
     (one,) = read(given)
     LISTED.validate_python(one)
     assert messages([one]) == (message,)
 
 
-def test_what_a_model_said_at_once_is_one_message() -> None:
+def test_items_of_one_turn_are_one_message() -> None:
     asked, said = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "x"}
     so = {**said, "content": "4"}
     whole = read(asked, thought(), said, call(), call("c2"), result(), result("c2"), thought("so"), so)
@@ -103,7 +103,7 @@ def test_what_a_model_said_at_once_is_one_message() -> None:
     )
 
 
-def test_results_follow_their_calls_in_whichever_order_what_was_said_at_once_comes_back() -> None:
+def test_results_follow_their_calls_for_any_order_of_a_turns_items() -> None:
     said, other = {"role": "assistant", "content": "x"}, {"role": "assistant", "content": "y"}
     assert messages(read(call(), said, result(), other)) == (
         Message("assistant", "x", tool_calls=(ToolCall("c1", "f", "{}"),)),
@@ -112,12 +112,12 @@ def test_results_follow_their_calls_in_whichever_order_what_was_said_at_once_com
     )
 
 
-def test_two_answers_in_a_row_stay_two() -> None:
+def test_two_consecutive_answers_stay_two() -> None:
     told = {"role": "assistant", "content": "x"}
     assert len(messages(read(told, told))) == 2 and len(messages(read(call(), thought(), call("c2")))) == 2
 
 
-def test_ids_are_kept_and_those_that_are_no_ids_or_not_the_first_are_made_anew() -> None:
+def test_valid_ids_are_kept_and_invalid_or_duplicate_ones_replaced() -> None:
     told = {"role": "user", "content": "x"}
     ids = [one["id"] for one in read({**told, "id": "msg_1"}, {**told, "id": "msg_1"}, {**told, "id": "\0"}, told)]
     assert ids[0] == "msg_1" and len(set(ids)) == 4 and all(id.startswith("msg_") for id in ids)
@@ -135,14 +135,14 @@ def test_ids_are_kept_and_those_that_are_no_ids_or_not_the_first_are_made_anew()
         Message("tool", "4", tool_call_id="c"),
     ],
 )
-def test_messages_are_items_and_back_again(message: Message) -> None:
+def test_messages_become_items_and_back(message: Message) -> None:
     whole = items_of(message)
     for one in whole:
         LISTED.validate_python(one)
     assert messages(whole) == (message,)
 
 
-def test_linked_pictures_are_put_into_their_items() -> None:
+def test_linked_images_are_filled_into_their_items() -> None:
     url = "https://a.test/a.png"
     (one,) = read({"role": "user", "content": [{"type": "input_image", "image_url": url}]})
     (other,) = read(result(output=[{"type": "input_image", "image_url": url}]))
@@ -151,7 +151,7 @@ def test_linked_pictures_are_put_into_their_items() -> None:
     assert too["output"][0]["image_url"] == data_url(PNG) and other["output"][0]["image_url"] == url
 
 
-def test_pictures_that_a_function_gave_are_listed_again() -> None:
+def test_images_from_a_function_are_listed() -> None:
     given = Message("tool", "here", (Image(data_url(PNG)[22:]),), tool_call_id="c1")
     (one,) = items_of(given)
     LISTED.validate_python(one)
@@ -187,13 +187,13 @@ def test_pictures_that_a_function_gave_are_listed_again() -> None:
         ({"type": "reasoning", "summary": [{"text": 1}]}, "input[0].summary.text", "invalid_type"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_by_its_name(given: JSON, param: str, code: str) -> None:
+def test_an_invalid_field_is_named_in_the_error(given: JSON, param: str, code: str) -> None:
     with pytest.raises(BadCall) as caught:
         read(given)
     assert (caught.value.param, caught.value.code) == (param, code)
 
 
-def test_an_output_belongs_to_a_call_that_is_told_unless_both_are_left_out() -> None:
+def test_an_output_requires_its_call_unless_both_are_left_out() -> None:
     whole = read(call(), result())
     told = messages(whole)
     check_outputs(whole, told)

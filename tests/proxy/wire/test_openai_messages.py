@@ -1,4 +1,4 @@
-"""OpenAI's messages, one of ours for one of theirs."""
+"""OpenAI's messages become internal ones, one for one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def called(name: str = "f", arguments: str = "{}", id: str = "call_1") -> JSON:
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_a_developer_speaks_as_the_system(role: str) -> None:
+def test_developer_messages_become_system_messages(role: str) -> None:
     assert read({"role": role, "content": "be kind", "name": "ops"}) == (Message("system", "be kind", name="ops"),)
 
 
@@ -32,13 +32,13 @@ def test_text_and_image_parts_stay_one_message_text_first() -> None:
 
 @pytest.mark.parametrize("kind", [PNG, JPEG, WEBP])
 @pytest.mark.parametrize("head", ["data:image/png;base64", "data:;base64"])
-def test_png_jpeg_and_webp_are_read_whatever_their_url_says(kind: bytes, head: str) -> None:
+def test_png_jpeg_and_webp_are_recognised_by_their_contents(kind: bytes, head: str) -> None:
     body = data_url(kind).partition(",")[2]
     (one,) = read(*user([{"type": "image_url", "image_url": {"url": f"{head},{body}"}}]))
     assert one.images == (Image(body),)
 
 
-def test_an_images_url_may_stand_without_an_object_around_it() -> None:
+def test_an_image_url_can_be_a_plain_string() -> None:
     assert read(*user([{"type": "image_url", "image_url": data_url(PNG)}]))[0].images
 
 
@@ -63,16 +63,16 @@ def test_a_link_is_kept_for_the_edge_to_fetch(url: str) -> None:
         (5, "invalid_type"),
     ],
 )
-def test_what_is_no_readable_picture_is_refused_by_name(url: JSON, code: str) -> None:
+def test_an_unreadable_image_is_refused_naming_its_field(url: JSON, code: str) -> None:
     error = refused(messages=user([words("see"), {"type": "image_url", "image_url": {"url": url}}]))
     assert (error.param, error.code) == ("messages[0].content[1].image_url.url", code)
 
 
-def test_a_gif_is_refused_in_so_many_words() -> None:
+def test_a_gif_is_refused_with_a_clear_message() -> None:
     assert "PNG, JPEG or WebP; this is a GIF" in str(refused(messages=user([picture(GIF)])))
 
 
-def test_a_picture_is_bounded() -> None:
+def test_an_image_has_a_size_limit() -> None:
     error = refused(messages=user([picture(PNG + bytes(21 * 1024 * 1024))]))
     assert error.code == "image_too_large"
     assert messages(user([picture(PNG)]), Limits(max_image_bytes=len(PNG)))
@@ -85,16 +85,16 @@ def test_a_picture_is_bounded() -> None:
         ({**words("hi"), "prompt_cache_breakpoint": {"ttl": "1h"}}, "messages.content.prompt_cache_breakpoint"),
     ],
 )
-def test_what_a_part_asks_for_without_effect_is_told(part: JSON, note: str) -> None:
+def test_options_of_a_part_without_effect_are_reported(part: JSON, note: str) -> None:
     assert asked(messages=user([part])).notes == {note: "ignored"}
 
 
-def test_the_default_detail_is_nothing_to_tell() -> None:
+def test_the_default_detail_is_not_reported() -> None:
     assert not asked(messages=user([picture(detail="auto")])).notes
 
 
 @pytest.mark.parametrize("kind", ["input_audio", "file", "video_url", "refusal", None, 5])
-def test_other_parts_are_refused_by_name(kind: JSON) -> None:
+def test_other_parts_are_refused_naming_the_field(kind: JSON) -> None:
     assert refused(messages=user([words("hi"), {"type": kind}])).param == "messages[0].content[1].type"
 
 
@@ -135,12 +135,12 @@ def test_other_parts_are_refused_by_name(kind: JSON) -> None:
         ([{"role": "function", "content": "x"}], "messages[0].name"),
     ],
 )
-def test_a_wrong_message_is_refused_by_name(given: JSON, param: str) -> None:
+def test_an_invalid_message_is_refused_naming_its_field(given: JSON, param: str) -> None:
     error = refused(messages=given)
     assert error.param == param and param in str(error)
 
 
-def test_a_conversation_with_tools_keeps_its_calls_and_answers() -> None:
+def test_a_conversation_with_tools_keeps_its_calls_and_results() -> None:
     turns = read(
         {"role": "assistant", "content": None, "tool_calls": [called("f", ' {"a": 1} '), called("g", "", "call_2")]},
         {"role": "tool", "tool_call_id": "call_1", "content": [words("warm"), words("dry")]},
@@ -153,7 +153,7 @@ def test_a_conversation_with_tools_keeps_its_calls_and_answers() -> None:
     )
 
 
-def test_deprecated_function_messages_are_given_the_same_ids() -> None:
+def test_deprecated_function_messages_get_matching_ids() -> None:
     turns = read(
         {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
         {"role": "function", "name": "f", "content": "1"},
@@ -166,7 +166,7 @@ def test_deprecated_function_messages_are_given_the_same_ids() -> None:
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_earlier_thoughts_are_kept(field: str) -> None:
+def test_earlier_reasoning_is_kept(field: str) -> None:
     assert read({"role": "assistant", "content": "2", field: "1+1"})[0].thinking == "1+1"
     legacy = {"name": "f", "arguments": "{}"}
     assert read({"role": "assistant", "function_call": legacy, field: "hm", "name": "bob"})[0] == Message(
@@ -174,12 +174,12 @@ def test_earlier_thoughts_are_kept(field: str) -> None:
     )
 
 
-def test_a_null_thought_does_not_hide_the_other() -> None:
+def test_null_reasoning_does_not_hide_the_other_field() -> None:
     assert read({"role": "assistant", "content": "2", "reasoning_content": None, "reasoning": "x"})[0].thinking == "x"
 
 
 @pytest.mark.parametrize(
     "given", [{"content": None, "refusal": "no"}, {"content": [{"type": "refusal", "refusal": "no"}]}]
 )
-def test_an_earlier_refusal_is_said_as_text(given: JSON) -> None:
+def test_an_earlier_refusal_becomes_text(given: JSON) -> None:
     assert read({"role": "assistant", **given}) == (Message("assistant", "no"),)

@@ -1,4 +1,4 @@
-"""What the errors of OpenAI-compatible servers mean."""
+"""The meaning of errors of OpenAI-compatible servers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def openai(message: str, code: JSON = None, param: str | None = None, type: str 
         (400, {"detail": ["words"]}, BadCall, None, None),
     ],
 )  # fmt: skip
-def test_an_error_is_of_its_kind(
+def test_each_error_has_its_kind(
     status: int, error: JSON, kind: type[ProxyError], code: str | None, param: str
 ) -> None:
     found = told(status, error)
@@ -79,16 +79,16 @@ def test_html_is_not_shown() -> None:
     assert str(told(502, b"<html>secrets of a gateway")) == "The upstream answered with status 502."
 
 
-def test_what_a_server_says_of_a_key_is_not_handed_on() -> None:
+def test_a_servers_message_about_a_key_is_not_passed_on() -> None:
     assert "sk-" not in str(told(401, openai("Incorrect API key provided: sk-***xyz")))
 
 
-def test_a_server_that_is_busy_may_be_asked_again_and_an_empty_purse_not() -> None:
+def test_an_overload_can_be_retried_and_insufficient_quota_cannot() -> None:
     assert told(429, openai("Rate limit reached")).wait == 1.0
     empty = told(429, openai("You exceeded your current quota", "insufficient_quota", type="insufficient_quota"))
     assert (empty.status, empty.code, empty.again) == (503, "insufficient_quota", False)
 
 
-def test_an_error_in_a_stream_has_the_status_that_it_tells() -> None:
+def test_an_error_in_a_stream_has_the_status_that_it_contains() -> None:
     assert isinstance(told(200, openai("no", 400)), BadCall)
     assert isinstance(told(200, openai("no")), UpstreamError)

@@ -1,4 +1,4 @@
-"""Requests for responses: whatever JSON a client sends is put to Ollama, or refused by the name of a field."""
+"""Requests of the Responses API: any JSON is translated for Ollama or refused with an error naming a field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.wire.openai_responses import FIELDS, read_response
 from proxy.wire.openai_responses_out import Response, ResponseStyle
 
 from .asks import LIMITS, PNG, WEATHER, data_url
-from .test_any_request import ANY, PINS, PLACES, is_as_ollama_reads_it, mutated, names_a_field
+from .test_any_request import ANY, PINS, PLACES, check_names_a_field, check_valid_for_ollama, mutated
 
 THEIRS: Final = frozenset({"previous_response_id", "background", "conversation", "template", "mine"})
 BODIES: Final[list[JSON]] = [
@@ -59,28 +59,28 @@ def requests(draw: st.DrawFn) -> JSON:
 
 
 def outcome(body: JSON) -> JSON:
-    """What Ollama is sent; the response's head and items can be written."""
+    """The request to Ollama; checks that the response's head and items can be serialised."""
     asked = read_response(body, LIMITS, THEIRS)
     orjson.dumps([list(asked.notes.items()), asked.head(1), asked.items, asked.extra])
     return orjson.loads(orjson.dumps(ollama_chat.plan("m", asked.chat(), asked.stream, PINS, None).body))
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_the_requests_to_start_from_are_good(body: JSON) -> None:
-    assert is_as_ollama_reads_it(outcome(body))
+def test_the_original_requests_are_valid(body: JSON) -> None:
+    assert check_valid_for_ollama(outcome(body))
 
 
 @settings(max_examples=200, deadline=None)
 @given(body=requests() | ANY)
-def test_any_request_is_put_to_ollama_or_refused_by_name(body: JSON) -> None:
+def test_any_request_is_sent_to_ollama_or_refused_naming_a_field(body: JSON) -> None:
     try:
-        good = is_as_ollama_reads_it(outcome(body))
+        good = check_valid_for_ollama(outcome(body))
     except BadCall as error:
-        good = names_a_field(error, *FIELDS, *THEIRS) or not isinstance(body, dict)
+        good = check_names_a_field(error, *FIELDS, *THEIRS) or not isinstance(body, dict)
     assert good
 
 
-def test_what_plugins_serve_is_handed_to_them() -> None:
+def test_fields_of_plugins_are_passed_to_them() -> None:
     asked = read_response(BODIES[2], LIMITS, THEIRS)
     assert asked.extra == {
         "conversation": "conv_1", "mine": 1, "template": {"name": "p", "version": "2", "variables": {"a": "b"}},
@@ -91,12 +91,12 @@ def test_what_plugins_serve_is_handed_to_them() -> None:
 
 
 @pytest.mark.parametrize("template", [{"name": "p"}, "p"])
-def test_a_template_names_the_model_in_whichever_form_it_comes(template: JSON) -> None:
+def test_a_template_in_any_form_names_the_model(template: JSON) -> None:
     assert read_response({"input": "hi", "template": template}, LIMITS, THEIRS).model == "template:p"
 
 
 @pytest.mark.parametrize("template", [True, 1, [], {}, {"name": 1}, {"variables": {}}])
-def test_a_template_that_names_nothing_is_no_model(template: JSON) -> None:
+def test_a_template_without_a_name_is_not_a_model(template: JSON) -> None:
     with pytest.raises(BadCall) as caught:
         read_response({"input": "hi", "template": template}, LIMITS, THEIRS)
     assert caught.value.param == "model"
@@ -112,7 +112,7 @@ def test_a_template_that_names_nothing_is_no_model(template: JSON) -> None:
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
     ],
 )
-def test_what_does_not_go_together_is_refused(body: JSON, param: str) -> None:
+def test_conflicting_fields_are_refused(body: JSON, param: str) -> None:
     with pytest.raises(BadCall) as caught:
         read_response({"model": "m", "input": "hi", **body}, LIMITS, THEIRS)
     assert caught.value.param == param
@@ -133,12 +133,12 @@ def test_what_does_not_go_together_is_refused(body: JSON, param: str) -> None:
         (False, None, None),
     ],
 )
-def test_what_is_found_wrong_further_in_is_named_as_it_was_sent(prompt: bool, param: str | None, field: str) -> None:
+def test_errors_found_after_translation_name_the_original_field(prompt: bool, param: str | None, field: str) -> None:
     body = {"model": "m", "input": "hi", **({"prompt": {"id": "p"}} if prompt else {})}
     assert read_response(body, LIMITS, THEIRS).spelled(param) == field
 
 
-def test_the_same_events_make_the_same_bytes_whoever_writes_them() -> None:
+def test_the_same_events_give_the_same_bytes() -> None:
     head = read_response(BODIES[1], LIMITS, THEIRS).head(1)
     events: list[Event] = [
         Thinking("hm"),
@@ -171,7 +171,7 @@ SAID = (
 @given(
     events=st.lists(SAID, max_size=12), end=st.lists(st.builds(Finish, st.sampled_from(["stop", "length"])), max_size=1)
 )
-def test_who_only_hears_a_response_has_the_same_of_it_as_who_writes_it(events: list[Event], end: list[Event]) -> None:
+def test_hearing_events_gives_the_same_document_as_writing_them(events: list[Event], end: list[Event]) -> None:
     head = read_response(BODIES[1], LIMITS, THEIRS).head(1)
     written, heard = Response(head, Moment(5)), Response(head, Moment(5))
     for event in [*events, *end, Usage(1, 2)]:
@@ -180,7 +180,7 @@ def test_who_only_hears_a_response_has_the_same_of_it_as_who_writes_it(events: l
     assert heard.document() == written.document()
 
 
-def test_who_only_hears_a_response_writes_no_token_of_it() -> None:
+def test_hearing_events_serialises_nothing() -> None:
     heard = Response(read_response(BODIES[1], LIMITS, THEIRS).head(1), Moment(5))
     for kind in (Thinking, Text):
         heard.hear(kind("a"))

@@ -1,4 +1,4 @@
-"""That no schema makes checking an answer take for ever, however its references lead back."""
+"""No schema makes the validation of an answer take for ever, even with recursive references."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.wire.schema_weight import Weight
 
 A, B = {"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}
 Links = list[tuple[bool, int]]
-"""Of one schema, to which ones it refers, and whether that is for what is inside of a value."""
+"""The references of one schema: the number of each target, preceded by whether it applies to inner values."""
 
 
 def chain(depth: int) -> JSON:
@@ -25,20 +25,20 @@ def chain(depth: int) -> JSON:
     return value
 
 
-def test_it_does_not_matter_in_which_order_references_are_met() -> None:
+def test_the_order_of_references_does_not_matter() -> None:
     definitions = {"A": {"allOf": [B, B, B, B]}, "B": {"properties": {"x": A}}}
     for schema in ({"$ref": "#/$defs/A", "$defs": definitions}, {"$defs": definitions, "$ref": "#/$defs/A"}):
         weight = Weight(schema, "p")
         assert weight.loops == 4 and weight.allows(chain(5)) and not weight.allows(chain(12))
 
 
-def test_what_is_used_in_several_places_is_no_more_work_than_in_one() -> None:
+def test_reuse_of_a_definition_adds_no_weight() -> None:
     definitions = {"A": {"properties": {"x": A}}, "B": {"items": B}}
     weight = Weight({"$defs": definitions, "properties": {"a": A, "b": A, "c": B, "d": B}}, "p")
     assert weight.loops == 1 and weight.allows(chain(500))
 
 
-def test_many_values_are_more_work_than_one() -> None:
+def test_many_values_weigh_more_than_one() -> None:
     weight = Weight({"items": {"$ref": "#"}, "properties": {"x": {"$ref": "#"}}}, "p")
     assert weight.allows(chain(12)) and not weight.allows([chain(12)] * 200)
 
@@ -71,7 +71,7 @@ def test_what_compiling_regular_expressions_takes_is_bounded() -> None:
 
 @st.composite
 def schemas(draw: st.DrawFn) -> list[Links]:
-    """A few that refer to each other; for a value itself only to later ones, or there would be no end."""
+    """Schemas that refer to each other; for the value itself only to later ones, to avoid infinite recursion."""
     count = draw(st.integers(1, 5))
     each = [
         st.lists(
@@ -98,7 +98,7 @@ def ref(to: int) -> JSON:
 
 @settings(max_examples=300, deadline=None)
 @given(several=schemas(), first=st.booleans())
-def test_no_value_is_looked_at_more_often_than_was_thought(several: list[Links], first: bool) -> None:
+def test_the_estimated_number_of_checks_is_an_upper_bound(several: list[Links], first: bool) -> None:
     try:
         weight = Weight(written(several, first), "p")
     except BadCall:
@@ -106,7 +106,7 @@ def test_no_value_is_looked_at_more_often_than_was_thought(several: list[Links],
 
     @cache
     def looks(here: int, depth: int) -> int:
-        """How often schemas are applied to the innermost of so many lists inside each other."""
+        """How often schemas are applied to the innermost of `depth` nested lists."""
         inner = (looks(to, depth - inside) for inside, to in several[here] if depth or not inside)
         return (not depth) + sum(inner)
 
