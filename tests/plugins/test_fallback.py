@@ -1,4 +1,4 @@
-"""The plugin `fallback` in a running server, over models that fail."""
+"""The plugin `fallback` in a running server, with models that fail."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ def models_asked(ollama: Simulator) -> list[str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", ["status", "error_line", "eof", "reset", "garbage", "load_failure"])
-async def test_another_model_answers_when_the_one_that_was_asked_for_fails(
-    start: Start, stream: bool, kind: Any
-) -> None:
+async def test_another_model_answers_if_the_requested_one_fails(start: Start, stream: bool, kind: Any) -> None:
     async with start(config(SPARED), failing(Fault(kind))) as run:
         response = await run.chat(stream=stream)
         text = (await streamed(response)).text() if stream else said(await whole(response))["content"]
@@ -58,14 +56,14 @@ async def test_another_model_answers_when_the_one_that_was_asked_for_fails(
     assert response.headers["x-gemmapy-attempts"] == "2"
 
 
-async def test_without_trouble_nothing_is_told(start: Start) -> None:
+async def test_without_failures_there_is_no_header(start: Start) -> None:
     async with start(config(SPARED), failing()) as run:
         response = await run.chat()
         assert response.headers["x-gemmapy-model"] == "demo:latest"
         assert not {"x-gemmapy-fallback", "x-gemmapy-attempts"} & set(response.headers)
 
 
-async def test_each_model_is_tried_as_often_as_retries_allow(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_model_is_retried(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     faults = [Fault("status", times=3)]
     with caplog.at_level(logging.WARNING, "plugins.fallback"):
         async with start(config(SPARED, "fallback, retry"), failing(*faults)) as run:
@@ -75,7 +73,7 @@ async def test_each_model_is_tried_as_often_as_retries_allow(start: Start, caplo
     assert "demo (upstream_server), spare" in caplog.text
 
 
-async def test_when_all_fail_the_error_tells_what_was_tried(start: Start) -> None:
+async def test_if_all_models_fail_the_error_lists_them(start: Start) -> None:
     settings = "{models: {demo: [spare, demo-rendered]}}"
     async with start(config(settings, "fallback, retry"), failing(Fault("status", times=99))) as run:
         response = await run.chat()
@@ -93,10 +91,10 @@ async def test_when_all_fail_the_error_tells_what_was_tried(start: Start) -> Non
         ("tiny", {"messages": user("word " * 1000)}, "context_length_exceeded"),
     ],
 )
-async def test_what_another_cannot_do_hides_no_failure_and_the_next_one_is_asked(
+async def test_a_fallback_that_cannot_serve_the_call_is_skipped_and_does_not_hide_the_failure(
     start: Start, others: str, body: dict[str, Any], why: str
 ) -> None:
-    """Its client would read that its own request is wrong, and not that the server is in trouble."""
+    """Otherwise the client would get an error about its request instead of the server's failure."""
     tiny = "models: {tiny: {num_ctx: 512}}\n"
     models = (*MODELS, Model("tiny:latest", frozenset({"completion"})))
     settings = f"{{models: {{demo: [{others}]}}}}"
@@ -118,27 +116,29 @@ async def test_a_stream_that_has_begun_is_not_switched(start: Start) -> None:
 
 
 @pytest.mark.parametrize("model", ["spare", "SPARE:latest", "other"])
-async def test_a_model_is_no_fallback_of_its_own(start: Start, model: str) -> None:
+async def test_a_model_is_not_its_own_fallback(start: Start, model: str) -> None:
     settings = "{default: [spare], first_token: 0.01}"
     text = config(settings) + "models: {other: {alias: spare}}\n"
     async with start(text, failing(Fault("status"), Fault("stall", seconds=0.2))) as run:
         response = await run.chat(model=model)
         assert "Tried" not in (await error_of(response, 502))["message"]
         assert "x-gemmapy-fallback" not in response.headers and models_asked(run.ollama) == ["spare:latest"]
-        assert (await streamed(await run.chat(model=model, stream=True))).done, "and there is none to hurry to"
+        assert (await streamed(await run.chat(model=model, stream=True))).done, (
+            "and no time limit applies, as there is no fallback"
+        )
 
 
 @pytest.mark.parametrize(
     "body",
     [{"model": "nobody"}, {"temperature": 9}, {"model": "demo-embed"}, {"messages": []}, {"logit_bias": {"1": 1}}],
 )
-async def test_a_fault_of_the_request_goes_nowhere_else(start: Start, body: dict[str, Any]) -> None:
+async def test_an_invalid_request_has_no_fallback(start: Start, body: dict[str, Any]) -> None:
     async with start(config("{default: [spare]}"), failing()) as run:
         assert 400 <= (await run.chat(**body)).status < 500
         assert "spare:latest" not in models_asked(run.ollama)
 
 
-async def test_what_does_not_fit_goes_to_a_larger_window_where_that_is_set(start: Start) -> None:
+async def test_an_overlong_prompt_goes_to_a_model_with_a_larger_context_if_configured(start: Start) -> None:
     long = user("word " * 12_000)
     larger = config("{models: {demo: [{model: spare, on: [context_length]}]}}") + "models: {spare: {num_ctx: 32768}}\n"
     async with start(larger, failing()) as run:
@@ -148,35 +148,35 @@ async def test_what_does_not_fit_goes_to_a_larger_window_where_that_is_set(start
     async with start(config(SPARED), failing()) as run:
         assert (await error_of(await run.chat(messages=long), 400))["code"] == "context_length_exceeded"
     async with start(larger, failing(Fault("status"))) as run:
-        assert (await run.chat()).status == 502, "and other failures do not go there"
+        assert (await run.chat()).status == 502, "and other failures do not lead there"
 
 
-async def late(run: Running) -> aiohttp.ClientResponse:
-    """The answer to a stream that Ollama has not begun when half a minute is over."""
+async def slow_start(run: Running) -> aiohttp.ClientResponse:
+    """The response to a streamed call that Ollama has not begun to answer after half a minute."""
     asking = asyncio.ensure_future(run.chat(stream=True))
     await run.ollama.until(lambda: run.ollama.running == 1)
     jump(31)
     return await asking
 
 
-async def test_a_stream_that_does_not_begin_is_asked_of_another(start: Start) -> None:
+async def test_a_stream_that_does_not_begin_in_time_goes_to_another_model(start: Start) -> None:
     settings = "{models: {demo: [spare]}, first_token: 30}"
     text = config(settings) + "streams: {heartbeat: 0}\n"
     async with start(text, failing(Fault("stall"))) as run:
-        response = await late(run)
+        response = await slow_start(run)
         assert (await streamed(response)).done
         assert response.headers["x-gemmapy-fallback"] == "demo (first_token_timeout), spare"
         await run.ollama.until_abandoned(1)
 
 
-async def test_a_stream_may_take_its_time_where_nobody_else_would_be_asked(start: Start) -> None:
+async def test_a_stream_without_a_fallback_may_begin_late(start: Start) -> None:
     settings = "{models: {demo: [{model: spare, on: [context_length]}]}, first_token: 0.05}"
     async with start(config(settings), failing(Fault("stall", seconds=0.2))) as run:
         assert (await streamed(await run.chat(stream=True))).done
 
 
-async def test_failures_of_others_are_not_told_again_and_again(start: Start) -> None:
-    """All calls that wait for one list of models are given its failure; each tells it in its own words."""
+async def test_a_shared_failure_keeps_a_separate_message_for_each_call(start: Start) -> None:
+    """All calls that wait for one list of models get its failure, and each adds its own details to it."""
     text = config("{default: [spare]}", "fallback, retry") + f"upstreams: {{gone: {{ollama: '{dead_url()}'}}}}\n"
     async with start(text) as run:
         answers = [await run.chat() for _ in range(5)]
@@ -184,13 +184,13 @@ async def test_failures_of_others_are_not_told_again_and_again(start: Start) -> 
         assert len({(await error_of(answer, 502))["message"] for answer in answers}) == 1
 
 
-async def test_a_model_that_is_not_there_has_a_substitute_where_that_is_set(start: Start) -> None:
+async def test_an_unknown_model_has_a_fallback_if_configured(start: Start) -> None:
     async with start(config("{models: {gone: [spare]}, on: [model_not_found]}"), failing()) as run:
         assert (await run.chat(model="gone")).headers["x-gemmapy-model"] == "spare:latest"
         assert (await run.chat(model="other")).status == 404
 
 
-async def test_another_upstream_may_have_the_same_model(start: Start) -> None:
+async def test_the_same_model_at_another_upstream_can_be_a_fallback(start: Start) -> None:
     async with running(Simulator()) as spare:
         text = config("{default: [{upstream: spare}]}", "fallback, retry", "{wait: 0, attempts: 1}")
         text += f"upstreams: {{first: {{ollama: '{dead_url()}'}}, spare: {{ollama: '{spare}'}}}}\n"
@@ -209,7 +209,7 @@ async def test_embeddings_never_come_from_another_model(start: Start) -> None:
         assert [body["model"] for body in asked(run.ollama, "/api/embed")] == ["demo-embed:latest"]
 
 
-async def test_a_full_line_counts_as_overloaded(start: Start) -> None:
+async def test_a_full_queue_counts_as_overloaded(start: Start) -> None:
     stall = Fault("stall", after=1, until=(go := asyncio.Event()))
     async with running(Simulator(faults=[stall])) as busy, running(Simulator(models=MODELS)) as spare:
         hosts = f"busy: {{ollama: '{busy}', slots: 1, line: {{most: 1, wait: 0.05}}}}, spare: {{ollama: '{spare}'}}"
@@ -218,13 +218,13 @@ async def test_a_full_line_counts_as_overloaded(start: Start) -> None:
             first = await run.chat(stream=True)
             second = await run.chat()
             assert second.headers["x-gemmapy-fallback"] == "demo (queue_timeout), demo at spare"
-            assert second.headers["x-gemmapy-attempts"] == "1", "what stayed in the line was sent to nobody"
+            assert second.headers["x-gemmapy-attempts"] == "1", "a call that stayed in the queue was sent nowhere"
             go.set()
             await first.read()
 
 
-async def test_what_makes_a_call_go_on_is_an_attempt(start: Start) -> None:
-    """Also where no upstream has failed: what did not fit, was not there, or found the line full."""
+async def test_every_error_that_leads_to_a_fallback_counts_as_an_attempt(start: Start) -> None:
+    """Even if no upstream has failed: an overlong prompt, an unknown model, or a full queue."""
     on = "{models: {gone: [spare], demo: [spare]}, on: [model_not_found, context_length]}"
     text = config(on, "fallback, retry") + "models: {spare: {num_ctx: 32768}}\n"
     async with start(text, failing()) as run:
@@ -236,7 +236,7 @@ async def test_what_makes_a_call_go_on_is_an_attempt(start: Start) -> None:
     assert told["errors"] == {"model_not_found": 1, "context_length_exceeded": 1}
 
 
-async def test_the_upstream_that_has_failed_is_not_asked_the_same_again(start: Start) -> None:
+async def test_the_same_model_at_the_same_upstream_is_tried_only_once(start: Start) -> None:
     text = config("{default: [{upstream: local}, spare, {model: spare, upstream: local}]}")
     async with start(text, failing(Fault("status", times=99))) as run:
         assert (
@@ -246,7 +246,7 @@ async def test_the_upstream_that_has_failed_is_not_asked_the_same_again(start: S
         assert models_asked(run.ollama) == ["demo:latest", "spare:latest"]
 
 
-async def test_a_wrong_flag_is_refused_although_the_cache_could_answer(start: Start) -> None:
+async def test_an_invalid_flag_is_refused_although_the_cache_could_answer(start: Start) -> None:
     async with start(config(SPARED, "cache, fallback, retry")) as run:
         await whole(await run.chat())
         await run.settled()
@@ -258,7 +258,7 @@ async def test_a_wrong_flag_is_refused_although_the_cache_could_answer(start: St
         assert (await run.http.post(f"{run.url}/api/chat", json=native)).status == 400
 
 
-async def test_an_answer_of_a_fallback_is_not_kept(start: Start) -> None:
+async def test_an_answer_of_a_fallback_is_not_cached(start: Start) -> None:
     async with start(config(SPARED, "cache, fallback"), failing(Fault("status"))) as run:
         told = [
             (one.headers["x-gemmapy-model"], one.headers["x-gemmapy-cache"])
@@ -275,22 +275,22 @@ async def test_an_answer_of_a_fallback_is_not_kept(start: Start) -> None:
         ("{on: [sometimes]}", "Input should be"),
     ],
 )
-async def test_a_wrong_setting_is_a_problem_of_the_file(start: Start, settings: str, problem: str) -> None:
+async def test_an_invalid_setting_is_a_configuration_error(start: Start, settings: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         async with start(config(settings)):
             pass
 
 
-async def test_the_answer_is_the_models_that_was_switched_to(start: Start) -> None:
+async def test_the_answer_names_the_fallback_model(start: Start) -> None:
     ollama = failing(Fault("status"), say=lambda body: Said(pieces=(body["model"],)))
     async with start(config(SPARED), ollama) as run:
         document = await whole(await run.chat())
         assert said(document)["content"] == "spare:latest" and document["model"] == "demo", (
-            "the name as it was asked for"
+            "the name as it was requested"
         )
 
 
-async def test_what_holds_of_a_model_holds_of_its_aliases(start: Start) -> None:
+async def test_fallbacks_of_a_model_apply_to_its_aliases(start: Start) -> None:
     text = config(SPARED) + "models: {gpt-4o: {alias: demo}}\n"
     async with start(text, failing(Fault("status"))) as run:
         response = await run.chat(model="gpt-4o")
@@ -298,7 +298,7 @@ async def test_what_holds_of_a_model_holds_of_its_aliases(start: Start) -> None:
 
 
 class Ear:
-    """Hears of every attempt."""
+    """A plugin that listens to every attempt."""
 
     heard: ClassVar[list[Attempt]] = []
 
@@ -327,7 +327,7 @@ class Ear:
         ("retry", 1, [("demo:latest", 1, "upstream_server"), ("demo:latest", 2, "")]),
     ],
 )
-async def test_every_try_is_announced_once(
+async def test_every_attempt_is_announced_once(
     start: Start, chain: str, failures: int, told: list[tuple[str, int, str]]
 ) -> None:
     text = config(SPARED, f"ear, {chain}").replace("cache: {}", "ear: {use: 'tests.plugins.test_fallback:Ear'}")
@@ -339,7 +339,7 @@ async def test_every_try_is_announced_once(
 
 
 @pytest.mark.parametrize("chain", ["fallback", "fallback, retry", "fallback, twice, retry"])
-async def test_one_tells_of_a_try_that_could_go_nowhere_else(start: Start, chain: str) -> None:
+async def test_an_attempt_without_an_alternative_is_announced_once(start: Start, chain: str) -> None:
     use = "ear: {use: 'tests.plugins.test_fallback:Ear'}, twice: {use: 'tests.plugins.test_fallback:Twice'}"
     async with start(config("{}", f"ear, {chain}").replace("cache: {}", use)) as run:
         assert (await run.chat()).status == 200
@@ -349,7 +349,7 @@ async def test_one_tells_of_a_try_that_could_go_nowhere_else(start: Start, chain
 
 
 class Twice:
-    """Asks twice at once, and takes the first answer."""
+    """A plugin that makes two concurrent calls, and takes the first answer."""
 
     class Settings(Strict):
         pass
@@ -364,7 +364,7 @@ class Twice:
 
 
 @pytest.mark.parametrize("chain", ["twice, fallback, retry", "twice, retry", "fallback, twice, retry"])
-async def test_tries_that_are_made_at_once_are_announced_each(start: Start, chain: str) -> None:
+async def test_concurrent_attempts_are_each_announced(start: Start, chain: str) -> None:
     use = "ear: {use: 'tests.plugins.test_fallback:Ear'}, twice: {use: 'tests.plugins.test_fallback:Twice'}"
     async with start(config(SPARED, f"ear, {chain}").replace("cache: {}", use)) as run:
         response = await run.chat()
@@ -372,16 +372,16 @@ async def test_tries_that_are_made_at_once_are_announced_each(start: Start, chai
     assert [(one.model, one.number, one.error) for one in Ear.heard] == [("demo:latest", 1, "")] * 2
 
 
-async def test_a_stream_that_did_not_begin_in_time_was_a_try(start: Start) -> None:
+async def test_a_stream_that_did_not_begin_in_time_counts_as_an_attempt(start: Start) -> None:
     text = config("{models: {demo: [spare]}, first_token: 30}", "ear, fallback, retry")
     text = text.replace("cache: {}", "ear: {use: 'tests.plugins.test_fallback:Ear'}")
     async with start(text, failing(Fault("stall"))) as run:
-        assert (await streamed(await late(run))).done
+        assert (await streamed(await slow_start(run))).done
     assert [(one.model, one.error) for one in Ear.heard] == [("demo", "first_token_timeout"), ("spare:latest", "")]
 
 
 class Turning:
-    """Further in, makes a failure of the upstream of what is cancelled; further out, counts what is still to be."""
+    """Inside, turns a cancellation into an upstream error; outside, counts pending cancellations."""
 
     counted: ClassVar[list[int]] = []
 
@@ -403,15 +403,15 @@ class Turning:
                 self.counted.append(task.cancelling())
 
 
-async def test_a_limit_whose_end_becomes_another_failure_leaves_no_cancellation_behind(start: Start) -> None:
-    """Else a limit of time around it would take itself for somebody else's."""
+async def test_a_timeout_turned_into_another_error_leaves_no_pending_cancellation(start: Start) -> None:
+    """Otherwise an outer time limit would not recognise its own cancellation."""
     Turning.counted.clear()
     use = "use: 'tests.plugins.test_fallback:Turning'"
     text = config("{models: {demo: [spare]}, first_token: 30}", "out, fallback, in")
     text = text.replace("cache: {}", f"out: {{{use}, outer: true}}, in: {{{use}}}")
     text += "streams: {heartbeat: 0}\n"
     async with start(text, failing(Fault("stall"))) as run:
-        response = await late(run)
+        response = await slow_start(run)
         assert (await streamed(response)).done
         assert response.headers["x-gemmapy-fallback"] == "demo (upstream_cut), spare"
     assert Turning.counted == [0]

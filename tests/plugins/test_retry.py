@@ -16,7 +16,7 @@ CALL = Call(id="1", route="chat", model="m", ask=Chat(messages=(Message("user", 
 
 
 class Ticking(Clock):
-    """A clock that only sleeping moves, and chance that always takes the longest."""
+    """A clock that advances only by sleeping, and whose random waits are always the longest."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -34,7 +34,7 @@ class Ticking(Clock):
 
 
 class Upstream:
-    """Fails with each of these errors, then answers."""
+    """Fails with each of these errors in turn, then answers."""
 
     def __init__(self, *errors: ProxyError) -> None:
         self.errors = list(errors)
@@ -57,7 +57,7 @@ def down(cause: Cause = "connect", wait: float | None = None) -> UpstreamError:
     return UpstreamError("down", cause, wait=wait)
 
 
-async def test_a_call_is_tried_again_until_it_starts() -> None:
+async def test_a_call_is_retried_until_it_starts() -> None:
     clock, upstream = Ticking(), Upstream(down(), down())
     reply = await retry(clock)(CALL, upstream)
     assert reply.facts == {"attempts": "3"}
@@ -65,34 +65,34 @@ async def test_a_call_is_tried_again_until_it_starts() -> None:
     assert clock.slept == [0.5, 1.0]
 
 
-async def test_the_last_failure_is_the_callers() -> None:
+async def test_the_caller_gets_the_last_failure() -> None:
     upstream = Upstream(down(), down(), down())
     with pytest.raises(UpstreamError):
         await retry(Ticking())(CALL, upstream)
     assert upstream.calls == 3
 
 
-async def test_no_wait_exceeds_the_bound_and_chance_spreads_them() -> None:
+async def test_waits_are_bounded_and_have_jitter() -> None:
     clock = Ticking()
     await retry(clock, attempts=6, wait=4, max_wait=10)(CALL, Upstream(*[down()] * 5))
     assert clock.slept == [4, 8, 10, 10, 10]
 
 
 @pytest.mark.parametrize("error", [BadCall("wrong"), down("timeout"), down("memory")])
-async def test_what_asking_again_does_not_mend_is_not_asked_again(error: ProxyError) -> None:
+async def test_permanent_errors_are_not_retried(error: ProxyError) -> None:
     upstream = Upstream(error)
     with pytest.raises(type(error)):
         await retry(Ticking())(CALL, upstream)
     assert upstream.calls == 1
 
 
-async def test_the_classes_of_errors_are_the_operators_choice() -> None:
+async def test_the_classes_of_retried_errors_are_configurable() -> None:
     upstream = Upstream(down("timeout"))
     await retry(Ticking(), on=["timeout"])(CALL, upstream)
     assert upstream.calls == 2
 
 
-async def test_an_upstream_that_asks_for_time_gets_it_or_the_call_ends() -> None:
+async def test_retry_after_is_respected_or_the_call_ends() -> None:
     clock = Ticking()
     await retry(clock)(CALL, Upstream(down("overloaded", wait=7)))
     assert clock.slept == [7]
@@ -100,14 +100,14 @@ async def test_an_upstream_that_asks_for_time_gets_it_or_the_call_ends() -> None
         await retry(clock, max_wait=5)(CALL, Upstream(down("overloaded", wait=7)))
 
 
-async def test_nobody_is_retried_past_the_deadline() -> None:
+async def test_there_is_no_retry_past_the_deadline() -> None:
     upstream = Upstream(down())
     with pytest.raises(UpstreamError):
         await retry(Ticking())(CALL.but(deadline=Deadline(100.2)), upstream)
     assert upstream.calls == 1
 
 
-async def test_one_attempt_means_none_further() -> None:
+async def test_one_attempt_means_no_retry() -> None:
     upstream: Handler = Upstream(down())
     with pytest.raises(UpstreamError):
         await retry(Ticking(), attempts=1)(CALL, upstream)
@@ -127,7 +127,7 @@ async def test_an_outage_is_not_multiplied_by_the_number_of_callers() -> None:
     assert sum(made() for _ in range(200)) == 100
 
 
-def test_a_clock_that_was_ahead_for_a_while_does_not_spoil_the_figures() -> None:
+def test_a_temporarily_fast_clock_does_not_distort_the_statistics() -> None:
     watch = Watch()
     record = Record(watch)
     fine = Attempt("1", "ann", "chat", "demo:latest", "local", 1, "", 0.1)
@@ -135,5 +135,5 @@ def test_a_clock_that_was_ahead_for_a_while_does_not_spoil_the_figures() -> None
         record.attempted(fine)
         watch.move(jump)
     record.attempted(fine)
-    assert record.statistics(1)["attempts"] == 1, "what was two hours ago counts no more"
-    assert record.statistics(24)["attempts"] == 3, "nor what is said to come"
+    assert record.statistics(1)["attempts"] == 1, "attempts of two hours ago no longer count"
+    assert record.statistics(24)["attempts"] == 3, "nor do attempts in the future"

@@ -20,7 +20,7 @@ def timeouts(**settings: float | None) -> Timeouts:
 
 
 class Upstream:
-    """Begins after `first` seconds, then pauses as long as each of `pauses` says."""
+    """Begins after `first` seconds, then pauses for each of `pauses` seconds between events."""
 
     def __init__(self, first: float = 0.0, *pauses: float) -> None:
         self.first, self.pauses = first, pauses
@@ -43,7 +43,7 @@ class Upstream:
             self.closed = True
 
 
-async def test_a_stream_that_keeps_going_is_left_alone() -> None:
+async def test_a_stream_within_its_limits_is_not_affected() -> None:
     reply = await timeouts(between_events=60, first_event=60, total=60)(CALL, Upstream(0, 0, 0))
     assert (await collect(reply)).choices[0].text == "abb"
 
@@ -54,7 +54,7 @@ async def test_a_stream_that_does_not_begin_is_ended() -> None:
     assert (caught.value.cause, caught.value.status) == ("timeout", 504)
 
 
-async def test_a_whole_answer_has_no_first_event_to_wait_for() -> None:
+async def test_first_event_does_not_limit_a_whole_answer() -> None:
     reply = await timeouts(first_event=0.01)(CALL.but(stream=False), Upstream(0.05))
     assert (await collect(reply)).choices[0].text == "a"
 
@@ -67,13 +67,13 @@ async def test_a_pause_that_is_too_long_ends_the_stream_and_closes_its_source() 
     assert upstream.closed
 
 
-async def test_the_whole_call_has_an_end_however_steadily_it_flows() -> None:
+async def test_total_ends_even_a_steady_stream() -> None:
     reply = await timeouts(total=0.05, between_events=None)(CALL, Upstream(0, *[0.01] * 50))
     with pytest.raises(UpstreamError, match="not complete in time"):
         await collect(reply)
 
 
-async def test_a_whole_answer_that_joins_a_stream_has_an_end_too_and_may_pause() -> None:
+async def test_for_a_whole_answer_from_a_stream_only_the_total_is_limited() -> None:
     call = CALL.but(stream=False)
     reply = await timeouts(total=0.1, between_events=0.01)(call, Upstream(0, 9))
     with pytest.raises(UpstreamError, match="not complete in time"):
@@ -82,7 +82,7 @@ async def test_a_whole_answer_that_joins_a_stream_has_an_end_too_and_may_pause()
     assert (await collect(reply)).choices[0].text == "ab"
 
 
-async def test_a_slow_consumer_is_no_fault_of_the_upstream() -> None:
+async def test_a_slow_consumer_does_not_count_as_a_pause_of_the_upstream() -> None:
     reply = await timeouts(between_events=0.03)(CALL, Upstream(0, 0))
     await anext(reply.events)
     await asyncio.sleep(0.1)
@@ -90,7 +90,7 @@ async def test_a_slow_consumer_is_no_fault_of_the_upstream() -> None:
     await reply.aclose()
 
 
-async def test_being_cancelled_by_somebody_else_stays_a_cancellation() -> None:
+async def test_a_cancellation_from_outside_stays_a_cancellation() -> None:
     reply = await timeouts(between_events=5)(CALL, Upstream(0, 9))
     reading = asyncio.ensure_future(collect(reply))
     await asyncio.sleep(0.01)
@@ -99,7 +99,7 @@ async def test_being_cancelled_by_somebody_else_stays_a_cancellation() -> None:
         await reading
 
 
-async def test_inner_plugins_learn_the_deadline_and_an_earlier_one_stays() -> None:
+async def test_inner_plugins_get_the_deadline_and_an_earlier_one_stays() -> None:
     upstream, now = Upstream(), asyncio.get_running_loop().time()
     await (await timeouts(total=100, connect=3)(CALL, upstream)).aclose()
     await (await timeouts(total=100)(CALL.but(deadline=Deadline(now + 5)), upstream)).aclose()
@@ -109,7 +109,7 @@ async def test_inner_plugins_learn_the_deadline_and_an_earlier_one_stays() -> No
     assert second.deadline is not None and second.deadline.at == now + 5
 
 
-async def test_a_deadline_that_is_put_off_meanwhile_is_kept_later() -> None:
+async def test_a_deadline_can_be_postponed_while_it_is_awaited() -> None:
     outer = Deadline(asyncio.get_running_loop().time() + 0.1)
     for later in (Deadline(outer.at + 30), None):
         asyncio.get_running_loop().call_later(0.02, outer.put_off, later)

@@ -1,4 +1,4 @@
-"""Traces of calls, at a fake collector."""
+"""Traces of calls, sent to a fake collector."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPAN = "b7ad6b7169203331"
 
 
 class Collector:
-    """Spans that were sent."""
+    """A collector that keeps the spans sent to it."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -43,7 +43,7 @@ async def traced(
     ollama: Simulator | None = None,
     beside: str = "",
 ) -> AsyncIterator[Running]:
-    """A server whose spans have all arrived once it has stopped."""
+    """A server; once it has stopped, all its spans have arrived."""
     app = web.Application()
     app.router.add_post("/v1/traces", collector.take)
     async with TestServer(app) as server:
@@ -57,8 +57,8 @@ def told(span: Any) -> dict[str, Any]:
     return {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
 
 
-async def followed(run: Running, parent: str) -> int:
-    """The status of a call within a trace."""
+async def call_in_trace(run: Running, parent: str) -> int:
+    """The status of a call made with this `traceparent`."""
     headers = {"traceparent": parent}
     async with run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers) as response:
         await response.read()
@@ -77,11 +77,11 @@ async def test_a_call_is_a_span_with_its_plugins_and_attempts_as_children(start:
     assert told(call)["gen_ai.provider.name"] == told(spans["attempt 1"])["gen_ai.provider.name"] == "ollama"
     assert told(spans["retry"]) == {"gemmapy.plugin": "retry"}
     assert call.start_time_unix_nano <= spans["retry"].start_time_unix_nano
-    assert not any("messages" in name for name in told(call)), "words are told only where that is wished"
+    assert not any("messages" in name for name in told(call)), "contents are recorded only if configured"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_words_are_told_where_that_is_wished(start: Start, stream: bool) -> None:
+async def test_contents_are_recorded_only_if_configured(start: Start, stream: bool) -> None:
     collector = Collector()
     async with traced(start, collector, ", contents: true") as run:
         response = await run.chat(messages=[{"role": "user", "content": "hi " * 3000}], stream=stream)
@@ -93,7 +93,7 @@ async def test_words_are_told_where_that_is_wished(start: Start, stream: bool) -
     assert answered["finish_reason"] == "stop" and answered["parts"][0]["content"]
 
 
-def test_a_span_holds_only_so_many_tool_calls_of_a_message() -> None:
+def test_tool_calls_per_message_in_a_span_are_limited() -> None:
     calls = tuple(ToolCall(f"call_{number}", "look", "{}") for number in range(200))
     (turn,) = orjson.loads(contents.asked(Chat((Message("assistant", "", tool_calls=calls),))))
     answer = contents.Answer()
@@ -103,23 +103,23 @@ def test_a_span_holds_only_so_many_tool_calls_of_a_message() -> None:
     assert [one["id"] for one in turn["parts"]] == [one["id"] for one in said["parts"]] == [c.id for c in calls[:128]]
 
 
-async def test_a_trace_that_its_client_does_not_keep_costs_no_spans(start: Start) -> None:
+async def test_a_trace_that_is_not_sampled_has_no_spans(start: Start) -> None:
     collector = Collector()
     async with traced(start, collector, ", contents: true") as run:
-        assert await followed(run, f"00-{TRACE}-{SPAN}-00") == 200
+        assert await call_in_trace(run, f"00-{TRACE}-{SPAN}-00") == 200
     assert collector.spans == []
 
 
-async def test_a_call_goes_on_with_the_trace_of_its_client(start: Start) -> None:
+async def test_a_call_continues_its_clients_trace(start: Start) -> None:
     collector = Collector()
     async with traced(start, collector) as run:
-        assert await followed(run, f"00-{TRACE}-{SPAN}-01") == 200
+        assert await call_in_trace(run, f"00-{TRACE}-{SPAN}-01") == 200
     call = next(span for span in collector.spans if span.name == "chat demo")
     assert (call.trace_id.hex(), call.parent_span_id.hex()) == (TRACE, SPAN)
 
 
-async def test_the_provider_is_whose_api_was_spoken(start: Start) -> None:
-    """Of what reached nobody it is that of the first upstream."""
+async def test_the_provider_is_that_of_the_upstreams_api(start: Start) -> None:
+    """For a call that reached no upstream it is that of the first one."""
     collector, chats = Collector(), "models: {theirs: {alias: demo-vision}, demo-vision: {upstream: other}}\n"
     async with start("chains: {chat: []}") as behind:
         text = f"upstreams: {{local: {{ollama: $OLLAMA}}, other: {{openai: '{behind.url}/v1'}}}}\n{chats}"
@@ -130,7 +130,7 @@ async def test_the_provider_is_whose_api_was_spoken(start: Start) -> None:
     assert names == {"chat demo": "ollama", "chat theirs": "openai", "chat gone": "ollama"}
 
 
-async def test_a_call_that_failed_is_a_span_with_its_error(start: Start) -> None:
+async def test_a_failed_calls_span_has_the_error(start: Start) -> None:
     collector = Collector()
     async with traced(start, collector) as run:
         assert (await run.chat(model="nothing")).status == 404
@@ -140,7 +140,7 @@ async def test_a_call_that_failed_is_a_span_with_its_error(start: Start) -> None
         assert one.status.code == 2 and told(one)["error.type"] == "model_not_found"
 
 
-async def test_calls_of_one_id_have_spans_of_their_own(start: Start) -> None:
+async def test_concurrent_calls_with_one_request_id_have_separate_spans(start: Start) -> None:
     async def ask(run: Running, model: str) -> None:
         headers = {"x-request-id": "mine"}
         async with run.http.post(
@@ -164,7 +164,7 @@ async def test_calls_of_one_id_have_spans_of_their_own(start: Start) -> None:
     assert models == {"chat demo": "demo:latest", "chat demo-thinking": "demo-thinking:latest"}
 
 
-async def test_every_try_of_a_plugin_further_out_has_a_span_that_ends(start: Start) -> None:
+async def test_every_attempt_of_an_outer_plugin_has_a_span_that_ends(start: Start) -> None:
     collector, failing = Collector(), Simulator(faults=[Fault("status", status=503)])
     async with traced(start, collector, chain="metrics, retry, traces", ollama=failing) as run:
         assert (await run.chat()).status == 200

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "bias": "none", "init_lora_weights": True}
 WIDTH, HEADS, HEADS_KV, SIZE = 32, 4, 2, 8
-"""Of the embeddings; attention heads, those of keys and values; numbers of a head."""
+"""The embeddings' length, the numbers of attention heads and of key-value heads, and a head's length."""
 FACTS = {
     "general.architecture": "llama",
     "llama.attention.head_count": HEADS,
@@ -31,7 +31,7 @@ SHAPES = {
     "mlp.up_proj": (WIDTH, 48),
     "mlp.down_proj": (48, WIDTH),
 }
-"""What goes into a module, and what comes out of it."""
+"""Input and output sizes of each module."""
 
 
 def name_of(module: str, side: str, block: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""What the tests of fine-tuning have in common."""
+"""Helpers for the tests of fine-tuning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lines(examples: Iterable[Any] = EXAMPLES) -> bytes:
 
 
 def config(url: str, folder: Path, how: str = "well", trainer: dict[str, Any] | None = None, **settings: Any) -> str:
-    """how: what its trainer does."""
+    """A configuration.  how: what its trainer does."""
     command = [sys.executable, str(TRAINER), how]
     trainers = {"small": {"command": command, "models": ["demo*"], **(trainer or {})}}
     tuning = {"trainers": trainers, "folder": str(folder / "tuning"), "who": "user", **settings}
@@ -68,6 +68,6 @@ async def until(run: Running, id: str, statuses: Iterable[str] = OVER, who: dict
 
 
 async def events(run: Running, id: str, who: dict[str, str] = A) -> list[str]:
-    """What was said of a job, in its order."""
+    """The messages of a job's events, in order."""
     told = await call(run, "GET", f"/v1/fine_tuning/jobs/{id}/events?limit=100", who)
     return [one["message"] for one in reversed(told["data"])]

@@ -1,4 +1,4 @@
-"""What a caller had stored becomes a dataset of theirs, and nothing of anybody else's."""
+"""A dataset is made of the caller's stored completions, and of nobody else's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_stored_completions_become_a_dataset(start: Start, database_url: s
         await stored(run, "other", metadata={"topic": "others"})
         await stored(run, "cut short", metadata={"topic": "numbers"}, max_tokens=1)
         await stored(run, "bob's", B, metadata={"topic": "numbers"})
-        said = [{"role": "system", "content": "nobody asks"}]  # as of a template that says all by itself
+        said = [{"role": "system", "content": "nobody asks"}]  # as with a template without variables
         await stored(run, "", messages=said, metadata={"topic": "numbers"})
         told = await call(run, "POST", PATH, source="stored", metadata={"topic": "numbers"}, name="numbers")
         assert (told["examples"], told["left_out"]) == (10, 2) and told["tokens"] > 100
@@ -42,7 +42,7 @@ async def test_stored_completions_become_a_dataset(start: Start, database_url: s
         assert (await call(run, "POST", PATH, A, 400, source="web"))["error"]["param"] == "source"
 
 
-async def test_where_nothing_is_stored_that_is_said(start: Start, tmp_path: Path) -> None:
+async def test_without_stored_completions_the_error_says_so(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         told = await call(run, "POST", PATH, A, 400, source="stored")
         assert told["error"]["code"] == "nothing_stored"

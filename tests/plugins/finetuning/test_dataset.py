@@ -1,4 +1,4 @@
-"""Datasets are read into one form, whatever they came in, and every wrong line is told with its number."""
+"""Datasets of all formats are read into one form, and every invalid line is reported with its number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(path: Path, data: bytes, name: str = "a.jsonl", least: int = 1) -> tupl
     return report, [json.loads(line) for line in made.getvalue().splitlines()]
 
 
-def test_counts(tmp_path: Path) -> None:
+def test_examples_and_tokens_are_counted(tmp_path: Path) -> None:
     long = {"messages": [ASKED, {"role": "assistant", "content": "word " * 100}]}
     report, made = read(tmp_path, b"\xef\xbb\xbf" + lines([example(1), long]) + b"\n\n" + lines([example(2)]))
     assert (report.examples, report.wrong, report.format, report.longest_line) == (3, 0, "jsonl", 2)
@@ -33,7 +33,7 @@ def test_counts(tmp_path: Path) -> None:
     assert made == [example(1), long, example(2)]
 
 
-def test_tools_and_weights_and_parts_come_in_one_form(tmp_path: Path) -> None:
+def test_tools_weights_and_content_parts_are_normalised(tmp_path: Path) -> None:
     given = {
         "messages": [
             {"role": "developer", "content": "Add."},
@@ -84,7 +84,7 @@ WRONG: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("given", "why"), WRONG)
-def test_what_is_wrong_with_a_line_is_said(tmp_path: Path, given: Any, why: str) -> None:
+def test_an_invalid_line_has_an_explanation(tmp_path: Path, given: Any, why: str) -> None:
     report, made = read(tmp_path, lines([example(1), given, example(2)]))
     assert (report.examples, report.wrong, report.problems[0].line) == (2, 1, 2)
     assert why in report.problems[0].message and made == [example(1), example(2)]
@@ -93,18 +93,18 @@ def test_what_is_wrong_with_a_line_is_said(tmp_path: Path, given: Any, why: str)
 @pytest.mark.parametrize(
     "line", [b"{", b"\xff\xfe{}", b'{"messages": NaN}', b"[" * 5000, b'{"prompt": "\\ud800"}', b"\0"]
 )
-def test_lines_that_are_no_json(tmp_path: Path, line: bytes) -> None:
+def test_lines_that_are_not_json(tmp_path: Path, line: bytes) -> None:
     report, _ = read(tmp_path, line + b"\n" + lines([example(1)]))
     assert (report.examples, report.problems[0].line) == (1, 1) and "not JSON" in report.problems[0].message
 
 
-def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overlong_line_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "LONGEST", 200)
     report, made = read(tmp_path, b'{"x": "' + b"y" * 1000 + b'"}\n' + lines([example(1)]))
     assert [one.line for one in report.problems] == [1] and made == [example(1)]
 
 
-def test_so_many_problems_are_told_and_all_are_counted(tmp_path: Path) -> None:
+def test_all_problems_are_counted_and_some_are_listed(tmp_path: Path) -> None:
     report, _ = read(tmp_path, b"{\n" * 300)
     assert (report.wrong, len(report.problems), report.problems[-1].line) == (300, SHOWN, SHOWN)
 
@@ -129,7 +129,7 @@ def test_tables(tmp_path: Path, head: str) -> None:
     assert made[1]["messages"][0]["content"] == "two\nlines"
 
 
-def test_a_table_without_these_columns_or_cells(tmp_path: Path) -> None:
+def test_a_table_with_missing_columns_or_cells(tmp_path: Path) -> None:
     report, _ = read(tmp_path, b"a,b\n1,2\n", "a.csv")
     assert "'prompt' and 'completion'" in str(report.problems[0])
     report, _ = read(tmp_path, b"prompt,completion\nx\nHi,Hello\n,\n", "a.csv")
@@ -151,16 +151,18 @@ def test_blocks_of_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("data", "kind"), [(b'\n {"messages": 1}', "jsonl"), (b"User: x", "text"), (b"", "text")])
-def test_without_an_ending_its_beginning_tells(tmp_path: Path, data: bytes, kind: str) -> None:
+def test_without_a_file_extension_the_beginning_decides_the_format(tmp_path: Path, data: bytes, kind: str) -> None:
     assert read(tmp_path, data, "dataset")[0].format == kind
 
 
-def test_who_leaves_is_not_read_for(tmp_path: Path) -> None:
+def test_reading_stops_when_it_is_cancelled(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(lines())
     assert read_file(tmp_path / "file", "a.jsonl", 1, None, lambda: True).examples == 0
 
 
-def test_a_conversation_without_end_is_refused_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overlong_conversation_is_refused_and_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dataset, "LONGEST", 100)
     text = b"User: Hi\nAssistant: Hello\n" + b"more\n" * 30 + b"\nUser: Hi\nAssistant: Hello\n\n you\n"
     report, made = read(tmp_path, text.replace(b"\n\n you", b"\n  you"), "a.txt")
@@ -169,7 +171,7 @@ def test_a_conversation_without_end_is_refused_and_not_kept(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(("name", "first"), [("a.jsonl", b""), ("a.txt", b""), ("a.csv", b"prompt,completion\n")])
-def test_lines_that_say_nothing_are_not_read_on_when_nobody_wants_them(
+def test_reading_empty_lines_stops_when_it_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, first: bytes
 ) -> None:
     monkeypatch.setattr(dataset, "ASK", 10)

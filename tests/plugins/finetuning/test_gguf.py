@@ -1,4 +1,4 @@
-"""A converted adapter does in llama.cpp what it did where it was trained, or is refused with the reason."""
+"""A converted adapter has the same effect in llama.cpp as where it was trained, or is refused with the reason."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def field(read: gguf.GGUFReader, name: str) -> Any:
 
 
 def change(read: gguf.GGUFReader, layer: str) -> Array:
-    """What llama.cpp adds to a layer: its scale is alpha through the rank of the tensor."""
+    """What llama.cpp adds to a layer's weights; its scale is alpha divided by the tensor's rank."""
     found = tensors(read)
     down, up = found[f"blk.0.{layer}.weight.lora_a"], found[f"blk.0.{layer}.weight.lora_b"]
     made: Array = field(read, "adapter.lora.alpha") / down.shape[0] * up @ down
@@ -57,7 +57,7 @@ def trained(source: dict[str, Array], module: str, scale: float) -> Array:
     return made
 
 
-def test_what_ggufs_own_reader_finds(tmp_path: Path) -> None:
+def test_the_gguf_librarys_reader_reads_the_file(tmp_path: Path) -> None:
     read = converted(save(tmp_path, weights(blocks=2)))
     facts = {
         name: field(read, name) for name in ("general.type", "general.architecture", "adapter.type", "general.name")
@@ -71,11 +71,11 @@ def test_what_ggufs_own_reader_finds(tmp_path: Path) -> None:
     assert field(read, "adapter.lora.alpha") == 16
     shapes = {one.name: tuple(int(n) for n in one.shape) for one in read.tensors}
     assert len(shapes) == 2 * 2 * len(SHAPES)
-    assert shapes["blk.1.ffn_down.weight.lora_a"] == (48, 4)  # the fastest dimension first: what goes in, rank
+    assert shapes["blk.1.ffn_down.weight.lora_a"] == (48, 4)  # fastest dimension first: input size, rank
     assert shapes["blk.1.ffn_down.weight.lora_b"] == (4, WIDTH)
 
 
-def test_layers_that_are_not_turned_get_just_what_was_trained(tmp_path: Path) -> None:
+def test_layers_without_rotary_embeddings_keep_the_trained_values(tmp_path: Path) -> None:
     source = weights()
     read = converted(save(tmp_path, source))
     for module, layer in (
@@ -86,8 +86,8 @@ def test_layers_that_are_not_turned_get_just_what_was_trained(tmp_path: Path) ->
         np.testing.assert_allclose(change(read, layer), trained(source, module, 4), rtol=1e-5)
 
 
-def halves(vector: Array, position: int) -> Array:
-    """Rotary embeddings as the model's own code has them: the first half of a head with the second."""
+def rotated_in_halves(vector: Array, position: int) -> Array:
+    """Rotary embeddings as in the model's own code: pairs of the first and second half of a head."""
     half = SIZE // 2
     angles = position * 10_000.0 ** (-np.arange(half) / half)
     first, second = vector[:half], vector[half:]
@@ -95,8 +95,8 @@ def halves(vector: Array, position: int) -> Array:
     return np.concatenate(turned)
 
 
-def neighbours(vector: Array, position: int) -> Array:
-    """And as llama.cpp has them for this architecture: pairs of neighbours."""
+def rotated_in_pairs(vector: Array, position: int) -> Array:
+    """Rotary embeddings as in llama.cpp for this architecture: pairs of neighbours."""
     turned = np.empty_like(vector)
     for pair in range(SIZE // 2):
         angle = position * 10_000.0 ** (-2 * pair / SIZE)
@@ -106,29 +106,29 @@ def neighbours(vector: Array, position: int) -> Array:
     return turned
 
 
-def interleaved(rows: Array, heads: int) -> Array:
-    """The rows of a base as its GGUF has them, row by row."""
+def in_gguf_order(rows: Array, heads: int) -> Array:
+    """The rows of a base model's matrix in the order of its GGUF."""
     order = [h * SIZE + i + half for h in range(heads) for i in range(SIZE // 2) for half in (0, SIZE // 2)]
     return rows[order]
 
 
-def test_attention_of_the_tuned_model_is_the_same_in_both_layouts(tmp_path: Path) -> None:
-    """By way of all that is turned, computed twice: a scrambled order of rows would not survive it."""
+def test_attention_is_the_same_in_both_rotary_layouts(tmp_path: Path) -> None:
+    """Computes attention in both layouts; a wrong order of rows would change it."""
     source, random = weights(), np.random.default_rng(1)
     read = converted(save(tmp_path, source))
     x, y = random.standard_normal((2, WIDTH))
     q, k = random.standard_normal((HEADS * SIZE, WIDTH)), random.standard_normal((HEADS_KV * SIZE, WIDTH))
     theirs_q = (q + trained(source, "self_attn.q_proj", 4)) @ x
     theirs_k = (k + trained(source, "self_attn.k_proj", 4)) @ y
-    ours_q = (interleaved(q, HEADS) + change(read, "attn_q")) @ x
-    ours_k = (interleaved(k, HEADS_KV) + change(read, "attn_k")) @ y
+    ours_q = (in_gguf_order(q, HEADS) + change(read, "attn_q")) @ x
+    ours_k = (in_gguf_order(k, HEADS_KV) + change(read, "attn_k")) @ y
     for head in range(HEADS):
         own, shared = slice(head * SIZE, head * SIZE + SIZE), head * HEADS_KV // HEADS
         of = slice(shared * SIZE, shared * SIZE + SIZE)
-        wanted = halves(theirs_q[own], 5) @ halves(theirs_k[of], 2)
-        assert neighbours(ours_q[own], 5) @ neighbours(ours_k[of], 2) == pytest.approx(wanted, rel=1e-4)
+        wanted = rotated_in_halves(theirs_q[own], 5) @ rotated_in_halves(theirs_k[of], 2)
+        assert rotated_in_pairs(ours_q[own], 5) @ rotated_in_pairs(ours_k[of], 2) == pytest.approx(wanted, rel=1e-4)
         plain = theirs_q[own] @ theirs_k[of]
-        assert abs(wanted - plain) > 1e-3  # it does matter that they are turned
+        assert abs(wanted - plain) > 1e-3  # the rotation does make a difference
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2", "gemma3"])
@@ -145,7 +145,7 @@ def test_rank_stabilised_adapters_keep_their_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64])
-def test_kinds_of_numbers(tmp_path: Path, kind: Any) -> None:
+def test_number_types(tmp_path: Path, kind: Any) -> None:
     source = weights(kind=kind)
     read = converted(save(tmp_path, source))
     found = tensors(read)["blk.0.attn_v.weight.lora_a"]
@@ -153,8 +153,8 @@ def test_kinds_of_numbers(tmp_path: Path, kind: Any) -> None:
     np.testing.assert_allclose(found, source[name_of("self_attn.v_proj", "A")], rtol=1e-6)
 
 
-def test_bfloats(tmp_path: Path) -> None:
-    """numpy has none: written by hand, 1.5 and -2."""
+def test_bfloat16_numbers(tmp_path: Path) -> None:
+    """numpy has no bfloat16, so these are written by hand: 1.5 and -2."""
     header = {
         name_of("mlp.up_proj", "A"): {"dtype": "BF16", "shape": [4, WIDTH], "data_offsets": [0, 256]},
         name_of("mlp.up_proj", "B"): {"dtype": "BF16", "shape": [48, 4], "data_offsets": [256, 640]},
@@ -173,7 +173,7 @@ def write_raw(folder: Path, header: Any, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_names_are_those_of_ggufs_own_map(architecture: str) -> None:
+def test_tensor_names_match_the_gguf_librarys_map(architecture: str) -> None:
     known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
     theirs = gguf.get_tensor_name_map(known[architecture], 40)
     for module in ARCHITECTURES[architecture]:
@@ -188,7 +188,7 @@ def test_the_names_are_those_of_ggufs_own_map(architecture: str) -> None:
         "base_model.model.language_model.model.layers.3.mlp.up_proj.lora_A.default.weight",
     ],
 )
-def test_names_of_models_that_also_see(name: str) -> None:
+def test_tensor_names_of_vision_models(name: str) -> None:
     assert place_of(name, "gemma3") == (3, "ffn_up", "a")
 
 
@@ -213,7 +213,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config", "reason"), WRONG)
-def test_what_a_gguf_cannot_hold_is_refused_by_name(tmp_path: Path, config: dict[str, Any], reason: str) -> None:
+def test_unsupported_tensors_are_refused_by_name(tmp_path: Path, config: dict[str, Any], reason: str) -> None:
     with pytest.raises(Unfit, match=reason):
         convert(save(tmp_path, weights(), **config), BASE, tmp_path / "a.gguf", "x")
 
@@ -259,7 +259,7 @@ BROKEN: list[tuple[Any, bytes]] = [
 
 
 @pytest.mark.parametrize(("header", "data"), BROKEN)
-def test_files_that_lie_about_themselves_are_refused(tmp_path: Path, header: Any, data: bytes) -> None:
+def test_files_with_false_headers_are_refused(tmp_path: Path, header: Any, data: bytes) -> None:
     save(tmp_path, {})
     write_raw(tmp_path, header, data)
     with pytest.raises(Unfit, match="broken"):
@@ -267,14 +267,14 @@ def test_files_that_lie_about_themselves_are_refused(tmp_path: Path, header: Any
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff" * 8, b"\xff" * 8 + b"{}", struct.pack("<Q", 5) + b"{nope", b"\0" * 20])
-def test_files_that_are_none_are_refused(tmp_path: Path, raw: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, raw: bytes) -> None:
     save(tmp_path, {})
     (tmp_path / "adapter_model.safetensors").write_bytes(raw)
     with pytest.raises(Unfit, match="broken"):
         convert(tmp_path, BASE, tmp_path / "a.gguf", "x")
 
 
-def test_the_bases_own_configuration_tells_what_its_host_does_not(tmp_path: Path) -> None:
+def test_missing_details_are_read_from_the_base_models_configuration(tmp_path: Path) -> None:
     with pytest.raises(Unfit, match="attention heads"):
         Base.of({"general.architecture": "llama"}, tmp_path)
     (tmp_path / "config.json").write_text('{"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}')

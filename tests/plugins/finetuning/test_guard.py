@@ -1,4 +1,4 @@
-"""Between a server and its trainer stands a guard that leaves nothing behind, whenever it is told to end."""
+"""The guard process between a server and its trainer ends all of the trainer's processes, whenever it is signalled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ os._exit(guard.main(0.2, sys.argv[2:]))
 """
 
 
-async def test_told_to_end_in_its_first_instant_it_ends_the_trainer_and_all_its_children(tmp_path: Path) -> None:
+async def test_a_guard_signalled_at_its_very_start_ends_the_trainer_and_its_children(tmp_path: Path) -> None:
     note, job = tmp_path / "note", tmp_path / "job.json"
     job.write_text('{"output": ""}')
     command = (sys.executable, "-c", FIRST_INSTANT, str(note), sys.executable, str(TRAINER), f"hang:{note}", str(job))
@@ -47,7 +47,7 @@ async def test_told_to_end_in_its_first_instant_it_ends_the_trainer_and_all_its_
     await until_dead(json.loads(note.read_text()))
 
 
-async def test_a_trainer_does_not_begin_whose_guard_was_killed_before_it_could_be_bound_to_it() -> None:
+async def test_a_trainer_does_not_start_if_its_guard_is_already_dead() -> None:
     code = "import guard, sys; guard.dies_with(int(sys.argv[1])); print('begun')"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, "1234567", stdout=asyncio.subprocess.PIPE, env=ALONE
@@ -70,7 +70,7 @@ asyncio.run(training.run(Path(folder) / "job.json"))
 """
 
 
-async def test_where_a_killed_server_had_a_model_trained_nobody_begins_before_its_trainer_has_ended(
+async def test_after_a_server_was_killed_training_starts_only_once_its_trainer_has_ended(
     tmp_path: Path,
 ) -> None:
     note, folder = tmp_path / "note", tmp_path / "tuning" / "run-1"
@@ -109,7 +109,7 @@ async def nothing() -> None:
     pass
 
 
-async def test_what_a_trainer_leaves_behind_holds_nothing_of_the_server_open(
+async def test_a_trainers_orphans_hold_no_file_of_the_server_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[bytes] = []
@@ -121,7 +121,7 @@ async def test_what_a_trainer_leaves_behind_holds_nothing_of_the_server_open(
     os.kill(int(heard[0]), signal.SIGKILL)
 
 
-async def test_what_goes_wrong_with_its_last_words_is_told(tmp_path: Path) -> None:
+async def test_an_exception_in_handling_the_last_output_is_raised(tmp_path: Path) -> None:
     def hear(line: bytes) -> None:
         raise ValueError(line)
 

@@ -1,4 +1,4 @@
-"""Of several processes one does a job, and a server trains no more at once than it may."""
+"""A job is run by one process only, and each server runs a limited number of trainings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 
 def ledger(store: Store, process: str, server: str = "s1", at_once: int = 1) -> Ledger:
-    """One of another machine, of which nobody can see whether its processes live."""
+    """The ledger of another machine, whose processes cannot be seen from here."""
     made = Ledger(store, Events(store), server, at_once)
     made.holder.here, made.holder.name = f"{process}:", f"{process}:1:{server}"
     return made
@@ -51,7 +51,7 @@ async def claimed(one: Ledger) -> str | None:
     return None if job is None else job.id
 
 
-async def test_one_server_trains_one_at_a_time_whichever_of_its_processes(store: Store) -> None:
+async def test_a_server_runs_one_training_at_a_time_across_its_processes(store: Store) -> None:
     await queued(store, "a", "b", "c")
     first, second, other = ledger(store, "p1"), ledger(store, "p2"), ledger(store, "p3", "s2")
     assert await claimed(first) == "a"
@@ -61,14 +61,14 @@ async def test_one_server_trains_one_at_a_time_whichever_of_its_processes(store:
     assert await first.claim("queued", ["large"]) is None
 
 
-async def test_a_job_whose_process_is_silent_is_anothers_and_no_longer_its_own(store: Store) -> None:
+async def test_a_job_whose_lease_expired_is_taken_over_by_another_process(store: Store) -> None:
     await queued(store, "a")
     first, second = ledger(store, "p1"), ledger(store, "p2")
     job = await first.claim("queued", ["small"])
     assert job is not None and await first.tell(job, starts=1)
     assert isinstance(store.clock, Watch)
     store.clock.move(LEASE + 1)
-    assert await claimed(second) is None, "it may be the clock that has moved"
+    assert await claimed(second) is None, "the clock may have been changed"
     store.clock.move(SILENT)
     taken = await second.claim("queued", ["small"])
     assert isinstance(taken, Job) and (taken.id, taken.starts) == ("a", 1)
@@ -76,18 +76,18 @@ async def test_a_job_whose_process_is_silent_is_anothers_and_no_longer_its_own(s
     assert await second.end(taken, "succeeded", "Done.") and await claimed(first) is None
 
 
-async def test_a_clock_that_is_set_forward_takes_no_job_from_a_process_that_lives(store: Store) -> None:
+async def test_a_clock_set_forward_takes_no_job_from_a_live_process(store: Store) -> None:
     await queued(store, "a", "b")
     first, second = ledger(store, "p1"), ledger(store, "p2")
     job = await first.claim("queued", ["small"])
     assert job is not None and isinstance(store.clock, Watch)
     for _ in range(3):
         store.clock.move(LEASE + 1)
-        assert await claimed(second) is None, "nor is there room for another training beside it"
+        assert await claimed(second) is None, "nor may another training start beside it"
         assert await first.tell(job)
 
 
-async def test_a_process_does_not_take_up_what_it_is_doing(store: Store) -> None:
+async def test_a_process_does_not_claim_a_job_that_it_is_running(store: Store) -> None:
     await queued(store, "a")
     first = ledger(store, "p1")
     assert await claimed(first) == "a"
@@ -97,7 +97,7 @@ async def test_a_process_does_not_take_up_what_it_is_doing(store: Store) -> None
     assert await claimed(first) == "a"
 
 
-async def test_trainings_under_way_do_not_hide_what_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_running_trainings_do_not_hide_claimable_jobs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_leases, "SOME", 2)
     store.most_open = 9
     await queued(store, "a", "b", "c", "d", "e")
@@ -107,10 +107,10 @@ async def test_trainings_under_way_do_not_hide_what_waits(store: Store, monkeypa
     assert [await claimed(one) for one in (living, living, living)] == ["a", "b", "c"]
     dead.holder.name = f"{dead.holder.here}{os.getpid()}:s2"
     assert await claimed(dead) == "d"
-    assert [await claimed(here) for _ in range(3)] == ["d", "e", None], "and of those only what nobody does any more"
+    assert [await claimed(here) for _ in range(3)] == ["d", "e", None], "and only those jobs that no process runs"
 
 
-async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
+async def test_a_cancelled_job_is_not_claimed(store: Store) -> None:
     await queued(store, "a")
     first = ledger(store, "p1")
     job = await first.claim("queued", ["small"])
@@ -123,7 +123,7 @@ async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
         await ledger(store, "p9").cancel("bob", "a")
 
 
-async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) -> None:
+async def test_unfinished_jobs_per_caller_are_limited(store: Store) -> None:
     await queued(store, *"abcde")
     with pytest.raises(BadCall) as found:
         await store.add({**JOB, "id": "f"})
@@ -133,13 +133,13 @@ async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) ->
     await store.add({**JOB, "id": "f"})
 
 
-async def test_a_caller_has_no_more_who_asks_for_all_at_once(store: Store) -> None:
+async def test_unfinished_jobs_per_caller_are_limited_for_concurrent_requests_too(store: Store) -> None:
     asked = (store.add({**JOB, "id": id}) for id in "abcdefghijkl")
     found = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(one) for one in found].count(BadCall) == 7 and len(await store.owned("alice", 20)) == 5
 
 
-async def test_jobs_with_a_model_are_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_with_a_model_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plugins.finetuning.store.MOST", 1)
     one = ledger(store, "p1")
     await queued(store, "a", "b", "c")
@@ -154,20 +154,20 @@ async def test_jobs_with_a_model_are_remembered(store: Store, monkeypatch: pytes
     assert {job.id for job in await store.owned("alice", 10)} == {"c", "d", "e"}
 
 
-async def test_a_job_that_goes_while_it_is_told_keeps_no_other_from_being_told(
+async def test_a_job_deleted_during_an_export_does_not_affect_the_others(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(caller_data, "CHUNK", 1)
     for id in "abc":
         await store.add({**JOB, "id": id, "metadata": "{}"})
-    runner: Any = None  # neither this nor a host is asked
+    runner: Any = None  # neither the ledger nor a host is asked
     told = caller_data.CallerJobs(store, Events(store), runner, runner).export("alice")
     first = await anext(told)
     assert first["id"] == "c" and await store.remove("alice", ["c"]) == 1
     assert [one["id"] async for one in told] == ["b", "a"]
 
 
-async def test_a_trainer_that_has_steps_without_end_can_be_told_of(store: Store) -> None:
+async def test_an_absurd_number_of_steps_can_be_serialised(store: Store) -> None:
     await queued(store, "a")
     job = await ledger(store, "p1").claim("queued", ["small"])
     assert job is not None
@@ -175,9 +175,7 @@ async def test_a_trainer_that_has_steps_without_end_can_be_told_of(store: Store)
     assert orjson.dumps(told) and told["estimated_finish"] == (2**50 + 10**15) // 1_000_000
 
 
-def test_a_folder_that_goes_while_it_is_looked_at_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_deleted_while_it_is_measured_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ftjob-1").mkdir()
     found = Path.glob
     monkeypatch.setattr(Path, "glob", lambda self, which: [*found(self, which), self / "gone"])

@@ -1,4 +1,4 @@
-"""Jobs come to an end, whatever becomes of their files, their trainer, their server and their hosts."""
+"""Jobs end properly, whatever happens to their files, their trainer, their server or their hosts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def runner_of(run: Running) -> Runner:
 
 
 def alive(process: int) -> bool:
-    """A process that has ended and waits for its parent to notice does not count."""
+    """Whether the process is running; a zombie is not."""
     with suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
@@ -56,7 +56,7 @@ async def until_true(true: Callable[[], bool], seconds: float = 30) -> None:
 
 
 async def noted(note: Path) -> list[int]:
-    """The trainer, its child and its grandchild."""
+    """The process IDs of the trainer, its child and its grandchild."""
     await until_true(note.exists)
     found: list[int] = json.loads(note.read_text())  # noqa: ASYNC240
     assert all(map(alive, found))
@@ -67,7 +67,7 @@ async def until_dead(processes: list[int]) -> None:
     await until_true(lambda: not any(map(alive, processes)))
 
 
-async def test_files_that_are_no_datasets_fail_the_job_with_their_lines(
+async def test_an_invalid_dataset_fails_the_job_naming_its_lines(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     async with start(config(database_url, tmp_path)) as run:
@@ -108,7 +108,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
 ]
 
 
-async def test_what_cannot_be_is_refused_before_anything_is_done(start: Start, tmp_path: Path) -> None:
+async def test_invalid_jobs_are_refused_when_they_are_created(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         file = await upload(run)
         for body, status, param in REFUSED:
@@ -129,7 +129,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_done(start: Start, t
         }
 
 
-async def test_jobs_are_their_owners_alone(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_other_callers_jobs_are_not_found(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         jobs = [await until(run, (await tune(run))["id"]) for _ in range(2)]
         id, model = jobs[0]["id"], jobs[0]["fine_tuned_model"]
@@ -151,14 +151,14 @@ async def test_jobs_are_their_owners_alone(start: Start, database_url: str, tmp_
         assert (await call(run, "POST", f"{JOBS}/{id}/cancel", A, 400))["error"]["code"] == "job_over"
         told = (await call(run, "GET", "/api/me/data"))["data"]["fine_tuning"]
         assert [one["id"] for one in told] == [jobs[1]["id"], id] and told[0]["events"]
-        assert (await call(run, "DELETE", f"/v1/models/{model}:latest", OPS))["deleted"]  # admins may
+        assert (await call(run, "DELETE", f"/v1/models/{model}:latest", OPS))["deleted"]  # admins can
         assert (await call(run, "DELETE", "/api/me/data"))["deleted"]["fine_tuning"] == 2
         left = [one["id"] for one in (await call(run, "GET", "/v1/models"))["data"]]
         assert not [name for name in left if name.startswith("ft-")]
         await call(run, "GET", f"{JOBS}/{id}", A, 404)
 
 
-async def test_only_admins_may_unless_it_is_said(start: Start, tmp_path: Path) -> None:
+async def test_fine_tuning_can_be_for_admins_only(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, who="admin")) as run:
         await tune(run, "file-x", A, 403)
         await call(run, "DELETE", "/v1/models/demo", A, 403)
@@ -177,7 +177,7 @@ FAILING: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("how", "told", "code", "why"), FAILING)
-async def test_trainings_that_come_to_nothing_say_why(
+async def test_a_failed_training_has_its_reason(
     start: Start, tmp_path: Path, how: str, told: dict[str, Any], code: str, why: str
 ) -> None:
     settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path, how, told, max_folder_bytes=1_000_000)
@@ -187,7 +187,7 @@ async def test_trainings_that_come_to_nothing_say_why(
         assert why in job["error"]["message"]
         assert (await events(run, job["id"]))[-1].startswith("The job has failed: ")
         assert job["fine_tuned_model"] is None and not run.ollama.calls["/api/blobs/{digest}"]
-        left = [] if code.startswith("training") else [job["id"]]  # what was trained stays for a day
+        left = [] if code.startswith("training") else [job["id"]]  # the output of a training is kept for a day
         await until_true(lambda: [one.name for one in (tmp_path / "tuning").iterdir()] == left)
 
 
@@ -202,7 +202,7 @@ async def test_a_trainer_sees_no_secrets_of_the_servers(
         assert "/models" in said and "PATH" in said and "canary" not in said
 
 
-async def test_what_a_trainer_chatters_is_bounded(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_a_trainers_output_is_bounded(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path, "chatter")) as run:
         job = await until(run, (await tune(run))["id"])
         assert job["status"] == "succeeded"
@@ -240,7 +240,7 @@ async def test_a_cancelled_job_ends_its_trainer_and_all_its_children(
         assert (await call(run, "POST", f"{JOBS}/{waiting['id']}/cancel"))["status"] == "cancelled"
 
 
-async def test_a_job_that_is_cancelled_when_its_model_is_made_leaves_none(
+async def test_a_job_cancelled_while_its_model_is_created_leaves_no_model(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, tasks = asyncio.Event(), dict[str, asyncio.Task[None]]()
@@ -263,7 +263,7 @@ async def test_a_job_that_is_cancelled_when_its_model_is_made_leaves_none(
 
 
 @pytest.mark.parametrize("path", [f"{JOBS}/ID/cancel", "/api/me/data"], ids=["cancelled", "forgotten"])
-async def test_a_job_that_waits_again_after_its_model_was_made_leaves_none_when_it_goes(
+async def test_a_requeued_job_that_is_cancelled_or_deleted_leaves_no_model(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     made, ollama = asyncio.Event(), Simulator()
@@ -289,7 +289,7 @@ async def test_a_job_that_waits_again_after_its_model_was_made_leaves_none_when_
         await until_true(lambda: not models())
 
 
-async def test_a_reload_leaves_a_training_alone(start: Start, tmp_path: Path) -> None:
+async def test_a_reload_does_not_affect_a_running_training(start: Start, tmp_path: Path) -> None:
     note = tmp_path / "note"
     settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")
     async with start(settings) as run:
@@ -304,7 +304,7 @@ async def test_a_reload_leaves_a_training_alone(start: Start, tmp_path: Path) ->
     await until_dead(processes)
 
 
-async def test_what_is_begun_after_a_reload_is_begun_by_the_new_configuration(
+async def test_jobs_started_after_a_reload_use_the_new_configuration(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "EVERY", 600.0)
@@ -317,14 +317,14 @@ async def test_what_is_begun_after_a_reload_is_begun_by_the_new_configuration(
         run.configure(config(f"sqlite:///{tmp_path}/x.db", tmp_path))
         assert await run.server.reload()
         new = runner_of(run)
-        assert new is not old and old.loop is not None and not old.loop.done(), "its last call goes on"
+        assert new is not old and old.loop is not None and not old.loop.done(), "the old pipeline's last call continues"
         job = await tune(run)
         assert await old.claimed() is None
         assert (await until(run, job["id"]))["status"] == "succeeded"
         asking.cancel()
 
 
-async def test_a_training_that_outlives_a_reload_is_brought_to_where_models_live_now(
+async def test_a_model_trained_across_a_reload_goes_to_the_new_upstream(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "PAUSES", (0.05,) * 2000)
@@ -341,7 +341,7 @@ async def test_a_training_that_outlives_a_reload_is_brought_to_where_models_live
     assert [one for one in other.shelf.all() if one.name.model.startswith("ft-")]
 
 
-async def test_a_file_of_results_is_there_once_however_often_the_end_is_tried(
+async def test_retrying_the_end_of_a_job_creates_one_results_file(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end, away = Ledger.end, [True]
@@ -397,7 +397,7 @@ async def begun(url: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_server_that_is_killed_leaves_no_trainer_and_begins_again(tmp_path: Path) -> None:
+async def test_a_killed_server_leaves_no_trainer_and_restarts_the_job(tmp_path: Path) -> None:
     note, file = tmp_path / "note", tmp_path / "proxy.yaml"
     text = config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")
     file.write_text(text + "upstreams: {local: {demo: {}}}\nlisten: {port: 0, drain: 1}\n")
@@ -412,23 +412,23 @@ async def test_a_server_that_is_killed_leaves_no_trainer_and_begins_again(tmp_pa
             await until_dead(processes)
 
 
-async def test_a_training_that_two_servers_did_not_live_to_end_has_failed(start: Start, tmp_path: Path) -> None:
+async def test_a_training_interrupted_by_two_server_stops_has_failed(start: Start, tmp_path: Path) -> None:
     note = tmp_path / "note"
     settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")
     async with start(settings) as run:
         id = (await tune(run))["id"]
         processes = await noted(note)
-    await until_dead(processes)  # the end of a server is the end of its trainers
+    await until_dead(processes)  # stopping the server ends its trainers
     note.unlink()
     async with start(settings):
         await noted(note)
     async with start(settings) as run:
-        job = await until(run, id, ["failed"])  # for a moment it runs
+        job = await until(run, id, ["failed"])  # it is shown as running for a moment
         assert job["error"]["code"] == "server_ended"
         assert any("begins again" in one for one in await events(run, id))
 
 
-async def test_a_job_is_forgotten_though_its_base_has_moved_to_where_nothing_can_be_deleted(
+async def test_a_job_is_deleted_although_its_base_model_moved_to_an_openai_upstream(
     start: Start, tmp_path: Path
 ) -> None:
     settings, ollama = config(f"sqlite:///{tmp_path}/x.db", tmp_path, "fail"), Simulator()
@@ -438,7 +438,7 @@ async def test_a_job_is_forgotten_though_its_base_has_moved_to_where_nothing_can
         assert (await call(run, "DELETE", "/api/me/data"))["deleted"]["fine_tuning"] == 1
 
 
-async def test_a_training_that_begins_again_is_expected_to_end_by_its_own_pace(start: Start, tmp_path: Path) -> None:
+async def test_the_estimate_of_a_restarted_training_ignores_the_time_before(start: Start, tmp_path: Path) -> None:
     note = tmp_path / "note"
     settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")
     async with start(settings) as run:
@@ -455,7 +455,7 @@ async def test_a_training_that_begins_again_is_expected_to_end_by_its_own_pace(s
         assert job["estimated_finish"] < time.time() + 3600
 
 
-async def test_a_whole_model_is_brought_as_it_is(start: Start, tmp_path: Path) -> None:
+async def test_a_whole_model_is_imported_unchanged(start: Start, tmp_path: Path) -> None:
     ollama = Simulator(version="0.34.1")
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, "gguf", {"output": "gguf"}), ollama) as run:
         job = await until(run, (await tune(run))["id"])
@@ -468,13 +468,13 @@ async def test_a_whole_model_is_brought_as_it_is(start: Start, tmp_path: Path) -
         assert answer.status == 200
 
 
-async def test_an_ollama_without_adapters_is_known_before_hours_are_lost(start: Start, tmp_path: Path) -> None:
+async def test_an_ollama_without_adapter_support_is_detected_before_the_training(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path), Simulator(version="0.34.1")) as run:
         told = await tune(run, None, A, 400)
         assert told["error"]["code"] == "adapters_unsupported" and "'gguf'" in told["error"]["message"]
 
 
-async def test_a_host_that_refuses_the_model_fails_the_job_and_its_result_stays_for_a_day(
+async def test_if_the_host_refuses_the_model_the_job_fails_and_its_output_stays_for_a_day(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
@@ -489,13 +489,13 @@ async def test_a_host_that_refuses_the_model_fails_the_job_and_its_result_stays_
         assert not kept.exists()
 
 
-async def test_a_folder_stays_while_any_process_holds_its_job(start: Start, tmp_path: Path) -> None:
+async def test_a_folder_is_kept_while_any_process_holds_its_job(start: Start, tmp_path: Path) -> None:
     note = tmp_path / "note"
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")) as run:
         job = await tune(run)
         await noted(note)
         runner = runner_of(run)
-        tasks, runner.shared.training = runner.shared.training, {}  # as another process sees it
+        tasks, runner.shared.training = runner.shared.training, {}  # as seen by another process
         (tmp_path / "tuning" / "ftjob-gone").mkdir()
         await runner.tidy()
         assert [one.name for one in (tmp_path / "tuning").iterdir()] == [job["id"]]
@@ -503,13 +503,13 @@ async def test_a_folder_stays_while_any_process_holds_its_job(start: Start, tmp_
         await call(run, "POST", f"{JOBS}/{job['id']}/cancel")
 
 
-async def test_a_folder_that_goes_is_no_longer_the_jobs_that_another_process_takes_up(
+async def test_deleting_a_folder_does_not_affect_the_process_that_takes_the_job_over(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, remove = tmp_path / "tuning" / "ftjob-1", shutil.rmtree
 
     def taken_up(path: Path, **more: Any) -> None:
-        """The new folder of who takes the job up just then."""
+        """Create the folder anew, as another process that takes the job over at this moment."""
         folder.mkdir(exist_ok=True)
         (folder / "job.json").touch()
         remove(path, **more)
@@ -524,12 +524,12 @@ async def test_a_folder_that_goes_is_no_longer_the_jobs_that_another_process_tak
         await runner.clean(["ftjob-1"])
         monkeypatch.undo()
         assert [one.name for one in folder.iterdir()] == ["job.json"]
-        (folder.parent / "going-1").mkdir()  # by one that was killed
+        (folder.parent / "going-1").mkdir()  # left by a process that was killed
         await runner.tidy()
         assert [one.name for one in folder.parent.iterdir()] == []
 
 
-async def test_without_files_there_is_nothing_to_train_on(start: Start, tmp_path: Path) -> None:
+async def test_without_the_plugin_files_jobs_are_refused(start: Start, tmp_path: Path) -> None:
     settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path).replace('"files": {}, ', "")
     async with start(settings) as run:
         told = await tune(run, "file-x", A, 404)
@@ -537,9 +537,7 @@ async def test_without_files_there_is_nothing_to_train_on(start: Start, tmp_path
         assert (await call(run, "POST", f"{JOBS}/x/pause", A, 404))["error"]["message"].endswith("but not paused")
 
 
-async def test_hosts_that_are_away_are_asked_again(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unreachable_hosts_are_retried(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "PAUSES", (0.01, 0.01))
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         job = await tune(run)
@@ -549,7 +547,7 @@ async def test_hosts_that_are_away_are_asked_again(
         assert any("Another try follows" in one for one in await events(run, job["id"]))
 
 
-async def test_a_host_that_is_away_at_the_end_of_a_training_does_not_lose_it(
+async def test_a_host_unreachable_at_the_end_of_a_training_is_retried(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "PAUSES", (0.01,))
@@ -567,7 +565,7 @@ async def test_a_host_that_is_away_at_the_end_of_a_training_does_not_lose_it(
         assert "It is away.  Another try follows in 0.01 s." in await events(run, job["id"])
 
 
-async def test_what_was_trained_is_not_trained_again_after_a_restart(
+async def test_a_finished_training_is_not_repeated_after_a_restart(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "PAUSES", (600.0,))
@@ -584,7 +582,7 @@ async def test_what_was_trained_is_not_trained_again_after_a_restart(
         assert said.count("Training begins.") == 1 and not any("begins again" in one for one in said)
 
 
-async def test_a_job_that_succeeds_while_it_is_forgotten_leaves_no_model(
+async def test_a_job_that_succeeds_while_it_is_deleted_leaves_no_model(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owned, first = Store.owned, [True]

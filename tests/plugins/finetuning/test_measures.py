@@ -1,4 +1,4 @@
-"""What a trainer says is taken as far as it can be, and never without bound."""
+"""A trainer's output is read as far as it is understood, within limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plugins.finetuning.measures import SOME, Measures
 from plugins.finetuning.trainer import LONGEST, TAIL, Said
 
 
-def test_steps_losses_words_and_checkpoints() -> None:
+def test_steps_losses_messages_and_checkpoints_are_read() -> None:
     measures = Measures()
     measures.hear(
         b'{"step": 5, "steps": 10, "loss": 0.5, "eval_loss": 1, "epoch": 1, "message": "half", "level": "warn"}'
@@ -38,13 +38,13 @@ def test_steps_losses_words_and_checkpoints() -> None:
         b"\xff\x00",
     ],
 )
-def test_anything_else_changes_nothing(line: bytes) -> None:
+def test_other_output_is_ignored(line: bytes) -> None:
     measures = Measures()
     measures.hear(line)
     assert (measures.done, measures.total, *measures.taken()) == (0, 0, [], [])
 
 
-def test_a_flood_is_thinned_out_and_its_end_stays() -> None:
+def test_too_many_measures_are_thinned_out_and_the_last_is_kept() -> None:
     measures = Measures()
     for step in range(2000):
         measures.hear(json.dumps({"step": step, "loss": 1, "message": "\0x" * 600, "checkpoint": f"c{step}"}).encode())
@@ -53,7 +53,7 @@ def test_a_flood_is_thinned_out_and_its_end_stays() -> None:
     assert {len(row["message"]) for row in rows if row["sample"] < 0} == {500}
 
 
-def test_lines_are_cut_and_those_without_end_passed_over() -> None:
+def test_long_lines_are_cut_and_endless_ones_skipped() -> None:
     heard: list[bytes] = []
     said = Said(heard.append)
     for part in (b"a\nb", b"c\n", b"x" * (LONGEST + 1), b"y" * LONGEST, b"z\nd\n", b"e"):

@@ -1,4 +1,4 @@
-"""A trainer for tests: run as a script, it leaves a small adapter for the simulated base, or does what is amiss."""
+"""A trainer for tests: run as a script, it writes a small adapter for the simulated base model, or misbehaves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def adapter(folder: Path, **config: Any) -> None:
 
 
 def say(**told: Any) -> None:
-    print(json.dumps(told), flush=True)  # noqa: T201  (that is how it speaks)
+    print(json.dumps(told), flush=True)  # noqa: T201  (its output is its protocol)
 
 
 STUBBORN = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -42,13 +42,13 @@ CHILD = (
 
 
 def stubborn(note: Path) -> None:
-    """It does not end either when it is asked to."""
+    """Ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     hang(note)
 
 
 def hang(note: Path) -> None:
-    """With a child that has a child, neither of which ends when it is asked to."""
+    """Hang, with a child and a grandchild that ignore SIGTERM."""
     started = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE)
     assert started.stdout is not None
     grandchild = int(started.stdout.readline())

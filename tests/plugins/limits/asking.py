@@ -1,4 +1,4 @@
-"""What the tests of limits ask."""
+"""Helpers for the tests of limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEYS = "keys: {ann: ann-key, bob: bob-key, root: {key: root-key, role: admin}}\n
 
 
 def limits(*rules: str, store: str = "", more: str = "", chain: str = "limits") -> str:
-    """A configuration with these rules, in YAML's short form."""
+    """A configuration with these rules, in YAML's flow style."""
     place = f"stores: {{shared: {{redis: '{store}', timeout: 30}}}}\n" if store else ""
     named = "store: shared, " if store else ""
     return (
@@ -26,7 +26,7 @@ def key(name: str) -> dict[str, str]:
 
 
 async def chat(run: Running, who: str = "", **body: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers of one call, read to its end."""
+    """The status, body and headers of one call, read to its end."""
     asked = {"model": "demo", "messages": user("hi"), **body}
     headers = key(who) if who else {}
     async with run.http.post(f"{run.url}/v1/chat/completions", json=asked, headers=headers) as response:
@@ -52,7 +52,7 @@ async def used(run: Running, quantity: str, index: int = 0) -> Any:
 
 
 async def until_used(run: Running, quantity: str, amount: Any) -> None:
-    """What is settled after the answer was read is seen soon, and once the store answers."""
+    """Wait until this much is used: a call is settled shortly after its answer was read, or once the store answers."""
     async with asyncio.timeout(30):
         while True:
             async with run.http.get(f"{run.url}/api/limits") as response:

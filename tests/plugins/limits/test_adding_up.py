@@ -1,4 +1,4 @@
-"""What is counted in the end is what was told of each call, however the calls went."""
+"""The counts at the end are the sums of what each call reported, however the calls ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.whole.asking import user
 TOLD: list[CallEnded] = []
 Way = Literal["whole", "stream", "left", "cut", "failed", "unknown", "again"]
 Asked = tuple[Way, int, int]
-"""How a call goes, the words of its prompt, and the tokens of its answer at most."""
+"""How a call ends, the number of words in its prompt, and the maximum of tokens in its answer."""
 ASKED = st.tuples(
     st.sampled_from(["whole", "stream", "left", "cut", "failed", "unknown", "again"]),
     st.integers(1, 30),
@@ -36,7 +36,7 @@ RULES = (
 
 
 class Hearing:
-    """Stands outside, as what records calls does."""
+    """An outer plugin that hears of ended calls, like the record of calls."""
 
     class Settings(Strict):
         deaf: bool = False
@@ -85,7 +85,7 @@ def taken() -> int:
     return sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in TOLD if one.cache not in KEPT)
 
 
-async def checked(run: Running, before: int, asked: list[Asked]) -> None:
+async def check_sums(run: Running, before: int, asked: list[Asked]) -> None:
     TOLD[:] = []
     await asyncio.gather(*(one(run, each) for each in asked))
     await until_used(run, "at_once", 0)
@@ -116,19 +116,19 @@ def drawn() -> list[list[Asked]]:
     return examples
 
 
-async def test_reservations_without_settlements_are_what_calls_took(start: Start, store: str, tmp_path: Any) -> None:
+async def test_settled_reservations_add_up_to_what_calls_used(start: Start, store: str, tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path / 'records.db'}"
     examples = drawn()
     total = 0
     async with start(config(url, store), Simulator(delay=0.001)) as run:
         for asked in examples:
-            await checked(run, total, asked)
+            await check_sums(run, total, asked)
             total += taken()
-    async with start(config(url, store)) as run:  # and so they stand in the records
+    async with start(config(url, store)) as run:  # and in the records
         assert await used(run, "tokens_per_day") == total
 
 
-async def test_a_fault_of_another_listener_keeps_nothing_held(start: Start, tmp_path: Any) -> None:
+async def test_an_exception_in_another_listener_leaves_no_reservation(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path / 'records.db'}", deaf=True)) as run:
         for way in ("stream", "failed", "whole", "left"):
             await one(run, (way, 1, 5))

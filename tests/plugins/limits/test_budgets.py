@@ -1,4 +1,4 @@
-"""Budgets of tokens and money: they hold, and go on after restarts, over SQLite and PostgreSQL."""
+"""Budgets of tokens and money: they are enforced and survive restarts, with SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from tests.whole.asking import user
 from tests.whole.commands import served
 
 COST = 100_000_000
-"""Billionths that a token costs in these tests."""
+"""The price of a token in these tests, in billionths."""
 PROMPT = 20
-"""Tokens of a prompt at most that are not foreseen by its letters."""
+"""The most tokens by which a prompt exceeds the estimate from its characters."""
 
 
 def priced(ended: CallEnded) -> Cost | None:
@@ -59,7 +59,7 @@ async def spend(run: Running, **body: Any) -> int:
     return int(told["usage"]["total_tokens"])
 
 
-async def test_a_budget_goes_on_after_a_restart(start: Start, database_url: str) -> None:
+async def test_a_budget_survives_a_restart(start: Start, database_url: str) -> None:
     text = config(database_url, "{tokens_per_day: 100000, tokens_per_month: 2000000}")
     async with start(text) as run:
         tokens = await spend(run) + await spend(run)
@@ -69,7 +69,7 @@ async def test_a_budget_goes_on_after_a_restart(start: Start, database_url: str)
         assert await used(run, "tokens_per_day") == tokens
 
 
-async def test_what_is_spent_is_refused_without_another_try(start: Start, database_url: str) -> None:
+async def test_a_call_beyond_the_budget_is_refused_and_not_retried(start: Start, database_url: str) -> None:
     text = config(database_url, "{tokens_per_day: 40}", "{per: model, tokens_per_month: 100000}")
     async with start(text) as run:
         while (answer := await chat(run, max_tokens=10))[0] == 200:
@@ -84,9 +84,7 @@ async def test_what_is_spent_is_refused_without_another_try(start: Start, databa
         assert (await chat(run, max_tokens=20))[0] == 429
 
 
-async def test_of_all_that_is_used_up_the_budget_is_told_which_no_minute_brings_back(
-    start: Start, database_url: str
-) -> None:
+async def test_of_several_exhausted_limits_the_error_names_the_longest_lasting(start: Start, database_url: str) -> None:
     rules = (
         "{requests_per_minute: 1, tokens_per_minute: 10, at_once: 1, tokens_per_day: 10}",
         "{per: all, tokens_per_month: 10}",
@@ -99,13 +97,13 @@ async def test_of_all_that_is_used_up_the_budget_is_told_which_no_minute_brings_
     assert headers["x-should-retry"] == "false" and headers["x-ratelimit-remaining-requests"] == "0"
 
 
-async def test_money_is_counted_exactly_and_what_has_no_price_is_not(
+async def test_money_is_counted_exactly_and_only_for_models_with_a_price(
     start: Start, database_url: str, prices: None
 ) -> None:
     text = config(database_url, "{money_per_day: 150, money_per_month: 10000}", chain="limits, cache")
     async with start(text) as run:
         tokens = await spend(run, seed=1)
-        await spend(run, seed=1)  # a kept answer costs nothing
+        await spend(run, seed=1)  # a cached answer costs nothing
         await spend(run, model="demo-thinking", max_tokens=10)
         shown = f"{tokens / 10:g}"
         assert await used(run, "money_per_day") == await used(run, "money_per_month") == shown
@@ -115,7 +113,7 @@ async def test_money_is_counted_exactly_and_what_has_no_price_is_not(
         assert await used(run, "money_per_day") == shown
 
 
-async def test_a_model_without_a_price_can_be_asked_when_the_money_is_used_up(
+async def test_a_model_without_a_price_can_be_called_when_the_budget_is_used_up(
     start: Start, database_url: str, prices: None
 ) -> None:
     async with start(config(database_url, "{money_per_day: 1}")) as run:
@@ -125,16 +123,14 @@ async def test_a_model_without_a_price_can_be_asked_when_the_money_is_used_up(
         await spend(run, model="demo-thinking", max_tokens=3)
 
 
-async def test_what_calls_under_way_may_cost_is_reserved(start: Start, database_url: str, prices: None) -> None:
+async def test_the_maximum_cost_of_running_calls_is_reserved(start: Start, database_url: str, prices: None) -> None:
     async with start(config(database_url, "{money_per_day: 3}")) as run:
         answers = await asyncio.gather(*(chat(run, max_tokens=9, messages=user("hi")) for _ in range(10)))
         assert [status for status, _, _ in answers].count(200) == 3
 
 
 @pytest.mark.parametrize("where", ["here", "redis"])
-async def test_a_budget_that_calls_under_way_have_reserved_is_not_used_up(
-    start: Start, tmp_path: Path, where: str
-) -> None:
+async def test_a_reserved_budget_does_not_count_as_used_up(start: Start, tmp_path: Path, where: str) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     stall = Fault("stall", times=1, until=(go := asyncio.Event()))
     async with AsyncExitStack() as stack:
@@ -153,7 +149,7 @@ async def test_a_budget_that_calls_under_way_have_reserved_is_not_used_up(
                 pass
 
 
-async def test_two_servers_on_one_database_add_up(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_two_servers_with_one_database_share_a_budget(start: Start, database_url: str, tmp_path: Path) -> None:
     async with redis_server(tmp_path) as server:
         text = config(database_url, "{tokens_per_day: 1000000}", store=server.url)
         async with start(text) as one, start(text) as other:
@@ -164,19 +160,19 @@ async def test_two_servers_on_one_database_add_up(start: Start, database_url: st
         assert await used(run, "tokens_per_day") == tokens
 
 
-async def test_a_redis_that_comes_back_empty_is_told_what_was_spent(
-    start: Start, database_url: str, tmp_path: Path
-) -> None:
+async def test_an_emptied_redis_is_given_what_was_spent(start: Start, database_url: str, tmp_path: Path) -> None:
     async with redis_server(tmp_path) as server:
         text = config(database_url, "{tokens_per_day: 1000000}", store=server.url)
         async with start(text) as run:
             tokens = await spend(run) + await spend(run)
-            await again(server)
+            await restart_empty(server)
             tokens += await spend(run)
             await until_used(run, "tokens_per_day", tokens)
 
 
-async def test_while_redis_is_away_budgets_hold_by_the_records(start: Start, database_url: str, tmp_path: Path) -> None:
+async def test_while_redis_is_down_budgets_are_enforced_from_the_records(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
     async with redis_server(tmp_path) as server:
         text = config(database_url, "{tokens_per_day: 60}", store=server.url)
         async with start(text) as run, start(text) as other:
@@ -186,13 +182,13 @@ async def test_while_redis_is_away_budgets_hold_by_the_records(start: Start, dat
             assert await statuses(run, 1, max_tokens=40) + await statuses(other, 1, max_tokens=40) == [429, 429]
 
 
-async def again(server: RedisServer) -> None:
+async def restart_empty(server: RedisServer) -> None:
     server.kill()
     await server.start()
 
 
 async def until_written(url: str, spent: int) -> None:
-    """What was spent is written down within a second."""
+    """Wait until this much is recorded in the database."""
     database = Database(url, 1, 10)
     try:
         async with asyncio.timeout(10):
@@ -208,7 +204,7 @@ async def written(database: Database) -> int:
         return int((await connection.execute(whole)).scalar_one())
 
 
-async def test_what_was_written_though_nobody_said_so_counts_once(database_url: str) -> None:
+async def test_a_commit_without_confirmation_counts_once(database_url: str) -> None:
     async with services() as lent:
         database = Database(database_url, 2, 10)
         await database.migrate(FEATURE)
@@ -227,7 +223,7 @@ async def test_what_was_written_though_nobody_said_so_counts_once(database_url: 
         book.add(counter, 5)
         setattr(database, "writing", away)  # noqa: B010
         assert await book.flush() == {} and await book.spent([counter]) == {counter: 5}
-        setattr(database, "writing", unconfirmed)  # noqa: B010  (the type checker holds that nobody else does this)
+        setattr(database, "writing", unconfirmed)  # noqa: B010  (the type checker forbids plain assignment)
         assert await book.flush() == {}
         book.add(counter, 2)
         assert await book.spent([counter]) == {counter: 7}
@@ -239,7 +235,7 @@ async def test_what_was_written_though_nobody_said_so_counts_once(database_url: 
         await database.aclose()
 
 
-async def test_what_was_spent_of_budgets_that_are_long_over_is_forgotten(tmp_path: Path) -> None:
+async def test_expired_budgets_are_deleted(tmp_path: Path) -> None:
     async with services() as lent:
         database = Database(f"sqlite:///{tmp_path / 'records.db'}", 2, 10)
         await database.migrate(FEATURE)
@@ -252,7 +248,7 @@ async def test_what_was_spent_of_budgets_that_are_long_over_is_forgotten(tmp_pat
         await database.aclose()
 
 
-async def test_a_process_that_is_killed_forgets_a_second_at_most(start: Start, tmp_path: Path) -> None:
+async def test_a_killed_process_loses_at_most_a_second_of_spending(start: Start, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'records.db'}"
     text = config(url, "{tokens_per_day: 1000000}")
     path = tmp_path / "proxy.yaml"
@@ -273,7 +269,7 @@ async def test_a_process_that_is_killed_forgets_a_second_at_most(start: Start, t
         assert tokens <= await used(run, "tokens_per_day") <= tokens + late
 
 
-async def test_while_the_database_is_away_calls_go_on_and_nothing_is_forgotten(
+async def test_while_the_database_is_down_calls_are_answered_and_counted_later(
     start: Start, postgres: PostgresServer
 ) -> None:
     if postgres.process is None:
@@ -285,7 +281,7 @@ async def test_while_the_database_is_away_calls_go_on_and_nothing_is_forgotten(
         postgres.kill()
         try:
             tokens += sum(await asyncio.gather(*(spend(run) for _ in range(5))))
-            await spend(run, model="demo-thinking")  # whose counter nobody can say what to begin with
+            await spend(run, model="demo-thinking")  # its counter's initial value is unknown
         finally:
             await postgres.start()
         before = {one["id"]: one["limits"] for one in await told(run)}
@@ -294,7 +290,7 @@ async def test_while_the_database_is_away_calls_go_on_and_nothing_is_forgotten(
         assert await used(run, "tokens_per_day") == before["caller|anonymous"]["tokens_per_day"]["used"]
 
 
-async def test_a_reload_while_the_database_is_away_forgets_nothing(start: Start, postgres: PostgresServer) -> None:
+async def test_a_reload_while_the_database_is_down_loses_nothing(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     url = await postgres.create(f"reloaded_{uuid.uuid4().hex}")
@@ -314,7 +310,7 @@ async def test_a_reload_while_the_database_is_away_forgets_nothing(start: Start,
         await until_written(url, tokens)
 
 
-async def test_budgets_that_a_reload_removes_are_written_down_when_the_database_is_back(
+async def test_budgets_removed_by_a_reload_are_written_once_the_database_is_back(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(self: Database) -> Any:
@@ -336,7 +332,7 @@ async def test_budgets_that_a_reload_removes_are_written_down_when_the_database_
         assert not run.server.services.state["limits ledger"].pending
 
 
-async def test_a_server_that_stops_without_its_database_says_what_is_not_written_down(
+async def test_a_server_that_stops_without_its_database_logs_what_was_not_written(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def gone(self: Database) -> Any:
@@ -348,7 +344,7 @@ async def test_a_server_that_stops_without_its_database_says_what_is_not_written
     assert "the spending of 1 budgets was not recorded before the server stopped" in caplog.text
 
 
-async def test_where_budgets_must_be_known_calls_are_refused_until_they_are(
+async def test_if_configured_calls_are_refused_while_budgets_are_unknown(
     start: Start, postgres: PostgresServer
 ) -> None:
     if postgres.process is None:
@@ -358,7 +354,7 @@ async def test_where_budgets_must_be_known_calls_are_refused_until_they_are(
         postgres.kill()
         try:
             async with asyncio.timeout(10):
-                for number in count():  # its children may answer for a moment
+                for number in count():  # PostgreSQL's child processes may answer for a moment
                     status, body, _ = await chat(run, model=f"nobody-{number}")
                     if status != 404:
                         break

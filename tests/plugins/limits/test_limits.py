@@ -1,4 +1,4 @@
-"""Limits in one process: what passes, what is refused, and how that is told."""
+"""Limits in one process: what passes, what is refused, and how that is reported."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.plugins.limits.asking import KEYS, chat, key, limits, statuses, told,
 from tests.whole.asking import until_shared, user
 
 
-async def test_a_limit_of_requests_lets_exactly_so_many_through(start: Start) -> None:
+async def test_a_limit_of_requests_lets_exactly_that_many_through(start: Start) -> None:
     async with start(limits("{requests_per_minute: 100}")) as run:
         answers = await asyncio.gather(*(chat(run) for _ in range(150)))
     assert sorted(status for status, _, _ in answers) == [200] * 100 + [429] * 50
 
 
-async def test_a_refusal_names_the_limit_and_when_to_come_again(start: Start) -> None:
+async def test_a_refusal_names_the_limit_and_when_to_retry(start: Start) -> None:
     async with start(limits("{requests_per_minute: 2}")) as run:
         await statuses(run, 2)
         status, body, headers = await chat(run)
@@ -33,7 +33,7 @@ async def test_a_refusal_names_the_limit_and_when_to_come_again(start: Start) ->
     assert "x-should-retry" not in headers
 
 
-async def test_an_upstream_that_counts_nonsense_keeps_nobodys_place(
+async def test_invalid_token_counts_of_an_upstream_leave_no_slot_occupied(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nonsense = [("prompt_eval_count", "many"), ("eval_count", -1), ("eval_duration", [])]
@@ -45,12 +45,12 @@ async def test_an_upstream_that_counts_nonsense_keeps_nobodys_place(
 async def test_a_call_whose_cost_cannot_be_computed_keeps_nobodys_place(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.prices.Book.cost", lambda *_: 1 / 0)
+    monkeypatch.setattr("proxy.prices.PriceBook.cost", lambda *_: 1 / 0)
     async with start(limits("{at_once: 1}")) as run:
         assert await statuses(run, 3) == [200] * 3
 
 
-async def test_every_answer_tells_what_is_left(start: Start) -> None:
+async def test_every_answer_has_the_remaining_amounts(start: Start) -> None:
     rules = ("{requests_per_minute: 10, tokens_per_minute: 10000}", "{per: all, requests_per_minute: 5}")
     async with start(limits(*rules)) as run:
         _, _, headers = await chat(run, max_tokens=100)
@@ -69,7 +69,9 @@ async def test_every_answer_tells_what_is_left(start: Start) -> None:
     assert not any("ratelimit" in name for name in headers if name.startswith("x-gemmapy"))
 
 
-async def test_a_stream_tells_what_is_left_and_the_log_does_not(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_stream_has_the_remaining_amounts_and_the_log_does_not(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     async with start(limits("{requests_per_minute: 10}")) as run:
         _, _, headers = await chat(run, stream=True)
@@ -78,8 +80,8 @@ async def test_a_stream_tells_what_is_left_and_the_log_does_not(start: Start, ca
 
 
 @pytest.mark.parametrize("chain", ["limits, cache", "usage, limits"])
-async def test_a_stream_that_is_long_in_coming_tells_what_is_left(start: Start, tmp_path: Any, chain: str) -> None:
-    """Its head is written with the first heartbeat."""
+async def test_a_slow_stream_has_the_remaining_amounts(start: Start, tmp_path: Any, chain: str) -> None:
+    """Its response headers are sent with the first heartbeat."""
     stall = Fault("stall", until=(go := asyncio.Event()))
     text = limits("{requests_per_minute: 5}", chain=chain).replace("cache: {}", "cache: {}, usage: {}")
     text += f"streams: {{heartbeat: 0.01}}\ndatabase: {{url: 'sqlite:///{tmp_path}/x.db'}}\n"
@@ -101,11 +103,11 @@ async def test_a_stream_that_is_long_in_coming_tells_what_is_left(start: Start, 
         (3_600_000, "1h0m0s"),
     ],
 )
-def test_durations_are_written_as_openai_does(milliseconds: int, text: str) -> None:
+def test_durations_are_formatted_like_openais(milliseconds: int, text: str) -> None:
     assert duration(milliseconds) == text
 
 
-async def test_calls_at_once_are_limited_and_a_call_that_is_over_makes_room(start: Start) -> None:
+async def test_concurrent_calls_are_limited_and_a_finished_call_frees_a_slot(start: Start) -> None:
     stall = Fault("stall", times=2, until=(go := asyncio.Event()))
     async with start(limits("{at_once: 2}"), Simulator(faults=[stall])) as run:
         two = [asyncio.ensure_future(chat(run, stream=True, max_tokens=20)) for _ in range(2)]
@@ -120,7 +122,7 @@ async def test_calls_at_once_are_limited_and_a_call_that_is_over_makes_room(star
         assert (await chat(run))[0] == 200
 
 
-async def test_one_call_after_the_other_is_never_one_too_many(start: Start) -> None:
+async def test_sequential_calls_never_exceed_a_concurrency_of_one(start: Start) -> None:
     async with start(limits("{at_once: 1}")) as run:
         for stream in (False, True) * 15:
             assert (await chat(run, stream=stream))[0] == 200
@@ -128,14 +130,14 @@ async def test_one_call_after_the_other_is_never_one_too_many(start: Start) -> N
 
 @pytest.mark.parametrize("fault", ["eof", "reset", "status"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_call_that_fails_leaves_nothing_behind(start: Start, fault: Any, stream: bool) -> None:
+async def test_a_failed_call_leaves_nothing_reserved(start: Start, fault: Any, stream: bool) -> None:
     async with start(limits("{at_once: 5, tokens_per_minute: 100000}"), Simulator(faults=[Fault(fault)])) as run:
         await chat(run, stream=stream)
         await until_used(run, "at_once", 0)
         assert await used(run, "tokens_per_minute") == 0
 
 
-async def test_a_client_that_leaves_makes_room_and_pays_for_what_was_produced(start: Start) -> None:
+async def test_a_client_that_disconnects_frees_its_slot_and_pays_for_generated_tokens(start: Start) -> None:
     rules, stall = limits("{at_once: 1, tokens_per_minute: 100000}"), Fault("stall", after=3)
     async with start(rules, Simulator(faults=[stall])) as run:
         asked = {"model": "demo", "messages": user("hi"), "stream": True, "max_tokens": 500}
@@ -147,20 +149,20 @@ async def test_a_client_that_leaves_makes_room_and_pays_for_what_was_produced(st
         assert 0 < await used(run, "tokens_per_minute") < 100
 
 
-async def test_a_stream_that_is_cut_is_settled_with_what_it_had_brought(start: Start) -> None:
+async def test_a_stream_that_is_cut_off_is_settled_with_its_tokens_so_far(start: Start) -> None:
     async with start(limits("{tokens_per_minute: 100000}"), Simulator(faults=[Fault("eof", after=3)])) as run:
         await chat(run, stream=True, max_tokens=500)
-        await until_used(run, "tokens_per_minute", 4)  # three pieces, and a token of "hi"
+        await until_used(run, "tokens_per_minute", 4)  # three pieces, and the token of "hi"
 
 
-async def test_tokens_are_reserved_and_then_counted_as_they_were(start: Start) -> None:
+async def test_tokens_are_reserved_and_then_settled(start: Start) -> None:
     async with start(limits("{tokens_per_minute: 100000}")) as run:
         _, body, headers = await chat(run)
         assert headers["x-ratelimit-remaining-tokens"] == str(100_000 - 512 - 1)
         assert await used(run, "tokens_per_minute") == body["usage"]["total_tokens"]
 
 
-async def test_tokens_that_are_reserved_are_nobody_elses(start: Start) -> None:
+async def test_reserved_tokens_are_not_available_to_others(start: Start) -> None:
     stall = Fault("stall", until=(go := asyncio.Event()))
     async with start(limits("{tokens_per_minute: 1000}"), Simulator(faults=[stall])) as run:
         first = asyncio.ensure_future(chat(run, stream=True, max_tokens=20))
@@ -172,20 +174,20 @@ async def test_tokens_that_are_reserved_are_nobody_elses(start: Start) -> None:
         assert (await first)[0] == 200
 
 
-async def test_an_answer_that_may_be_longer_than_the_limit_gets_what_there_is(start: Start) -> None:
+async def test_max_tokens_beyond_the_limit_reserves_what_remains(start: Start) -> None:
     async with start(limits("{tokens_per_minute: 200}")) as run:
         assert (await chat(run, max_tokens=5000))[0] == 200
         assert (await chat(run, max_tokens=5000))[0] == 429
 
 
-async def test_a_prompt_that_never_fits_is_not_tried_again(start: Start) -> None:
+async def test_a_prompt_that_exceeds_the_limit_by_itself_is_not_retried(start: Start) -> None:
     async with start(limits("{tokens_per_minute: 100}")) as run:
         status, body, headers = await chat(run, messages=user("x" * 1000))
     assert status == 429 and "more than there ever are" in body["error"]["message"]
     assert headers["x-should-retry"] == "false" and "retry-after" not in headers
 
 
-async def test_a_kept_answer_counts_as_a_request_and_as_no_tokens(start: Start) -> None:
+async def test_a_cached_answer_counts_as_a_request_without_tokens(start: Start) -> None:
     text = limits("{requests_per_minute: 3, tokens_per_minute: 100000}", chain="limits, cache")
     async with start(text) as run:
         answers = [await chat(run, seed=1) for _ in range(4)]
@@ -194,7 +196,7 @@ async def test_a_kept_answer_counts_as_a_request_and_as_no_tokens(start: Start) 
         assert await used(run, "tokens_per_minute") == answers[0][1]["usage"]["total_tokens"]
 
 
-async def test_of_a_shared_generation_the_tokens_are_counted_once(start: Start) -> None:
+async def test_the_tokens_of_a_shared_generation_are_counted_once(start: Start) -> None:
     text = limits("{tokens_per_minute: 100000}", chain="limits, cache")
     async with start(text, Simulator(delay=0.01)) as run:
         answers = await asyncio.gather(*(chat(run, seed=1) for _ in range(5)))
@@ -202,19 +204,19 @@ async def test_of_a_shared_generation_the_tokens_are_counted_once(start: Start) 
         await until_used(run, "tokens_per_minute", answers[0][1]["usage"]["total_tokens"])
 
 
-async def test_callers_do_not_use_up_each_others_limits(start: Start) -> None:
+async def test_callers_have_separate_limits(start: Start) -> None:
     async with start(KEYS + limits("{requests_per_minute: 2}")) as run:
         assert await statuses(run, 3, "ann") == [200, 200, 429]
         assert await statuses(run, 2, "bob") == [200, 200]
 
 
-async def test_a_limit_of_all_is_everybodys(start: Start) -> None:
+async def test_a_limit_for_all_is_shared_by_all_callers(start: Start) -> None:
     async with start(KEYS + limits("{per: all, requests_per_minute: 2}")) as run:
         assert await statuses(run, 1, "ann") + await statuses(run, 2, "bob") == [200, 200, 429]
         assert "for all calls together" in (await chat(run, "ann"))[1]["error"]["message"]
 
 
-async def test_models_have_counts_of_their_own_which_no_other_name_evades(start: Start) -> None:
+async def test_models_have_separate_counts_that_an_alias_cannot_evade(start: Start) -> None:
     text = limits("{per: [caller, model], requests_per_minute: 1}")
     async with start("models: {nick: {alias: demo}}\n" + text) as run:
         assert [await statuses(run, 1, model=one) for one in ("demo", "demo:latest", "DEMO", "nick")] == [
@@ -228,7 +230,7 @@ async def test_models_have_counts_of_their_own_which_no_other_name_evades(start:
         assert "for caller 'anonymous' and model 'demo:latest'" in message
 
 
-async def test_rules_are_for_whom_they_say(start: Start) -> None:
+async def test_rules_apply_to_the_matching_calls(start: Start) -> None:
     rules = (
         "{unless: {caller: [bob, 'ro*']}, requests_per_minute: 1}",
         "{match: {caller: bob}, requests_per_minute: 2}",
@@ -242,13 +244,13 @@ async def test_rules_are_for_whom_they_say(start: Start) -> None:
         assert len(await told(run, "root")) == 3
 
 
-async def test_a_refused_call_takes_nothing_of_any_limit(start: Start) -> None:
+async def test_a_refused_call_uses_up_no_limit(start: Start) -> None:
     async with start(limits("{requests_per_minute: 5}", "{per: all, requests_per_minute: 1}")) as run:
         assert await statuses(run, 4) == [200, 429, 429, 429]
         assert {one["limits"]["requests_per_minute"]["used"] for one in await told(run)} == {1}
 
 
-async def test_two_calls_may_have_one_id(start: Start) -> None:
+async def test_concurrent_calls_with_one_request_id_are_counted_separately(start: Start) -> None:
     async with start(limits("{at_once: 10, tokens_per_minute: 100000}"), Simulator(delay=0.005)) as run:
 
         async def one(number: int) -> int:
@@ -263,7 +265,7 @@ async def test_two_calls_may_have_one_id(start: Start) -> None:
         assert await used(run, "tokens_per_minute") == sum(tokens)
 
 
-async def test_a_reload_forgets_no_count_even_where_the_limit_changes(start: Start) -> None:
+async def test_a_reload_keeps_counts_even_if_the_limit_changes(start: Start) -> None:
     async with start(limits("{requests_per_minute: 2}")) as run:
         assert await statuses(run, 2) == [200, 200]
         run.configure(limits("{requests_per_minute: 3}"))
@@ -282,7 +284,7 @@ async def test_every_route_and_dialect_is_counted(start: Start) -> None:
         assert refused.status == 429 and "requests per minute" in (await refused.json())["error"]
 
 
-async def test_openais_client_reads_a_refusal_as_its_own(start: Start) -> None:
+async def test_openais_client_raises_its_rate_limit_error(start: Start) -> None:
     asked: Any = {"model": "demo", "messages": user("hi")}
     async with start(limits("{requests_per_minute: 1}")) as run, run.client() as client:
         raw = await client.chat.completions.with_raw_response.create(**asked)
@@ -323,8 +325,8 @@ async def test_callers_see_their_own_limits_and_admins_all(start: Start) -> None
     assert {one.get("caller") for one in all_of_them} == {"ann", "bob", "root", None}
 
 
-async def test_what_others_have_asked_for_is_told_by_the_names_of_ones_own_models_only(start: Start) -> None:
-    """Anything may stand where a model's name is wanted."""
+async def test_counts_by_model_show_a_caller_only_models_it_may_use(start: Start) -> None:
+    """Other callers may have used any text as a model name."""
     keys = KEYS.replace("bob: bob-key", "bob: {key: bob-key, models: [demo]}")
     rules = ("{per: model, requests_per_minute: 9}", "{per: [route, model], at_once: 2}")
     async with start(keys + limits(*rules)) as run:
@@ -336,7 +338,7 @@ async def test_what_others_have_asked_for_is_told_by_the_names_of_ones_own_model
         assert seen["root"] == {"demo:latest", "demo-thinking:latest", "ann@home:latest"}
 
 
-async def test_whom_else_a_rule_names_is_told_to_admins_only(start: Start) -> None:
+async def test_other_callers_named_by_a_rule_are_shown_to_admins_only(start: Start) -> None:
     rules = (
         "{unless: {caller: bob}, match: {model: 'demo*'}, requests_per_minute: 9}",
         "{match: {caller: [ann, carl]}, at_once: 4}",
@@ -353,7 +355,7 @@ async def test_whom_else_a_rule_names_is_told_to_admins_only(start: Start) -> No
     assert "'unless': {'caller': ['bob']}" in str(all_of_them) and "carl" in str(all_of_them)
 
 
-async def test_limits_are_told_in_pages(start: Start) -> None:
+async def test_limits_are_paged(start: Start) -> None:
     names = [f"c{number}" for number in range(5)]
     keys = "keys: {root: {key: root-key, role: admin}, " + ", ".join(f"{one}: {one}-key" for one in names) + "}\n"
     async with start(keys + limits("{requests_per_minute: 9}")) as run:
@@ -376,7 +378,7 @@ async def test_a_wrong_page_size_is_named(start: Start, limit: str) -> None:
         assert response.status == 400 and (await response.json())["error"]["param"] == "limit"
 
 
-async def test_what_is_asked_for_in_vain_is_told(start: Start) -> None:
+async def test_unknown_parameters_are_refused(start: Start) -> None:
     text = limits("{requests_per_minute: 9}", chain="limits, cache, retry")
     async with start(text.replace("plugins: {", "plugins: {retry: {}, ", 1)) as run:
         for method, path, sent in (
@@ -390,7 +392,7 @@ async def test_what_is_asked_for_in_vain_is_told(start: Start) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_whoever_stays_pays_for_what_another_began(start: Start, stream: bool) -> None:
+async def test_the_remaining_reader_of_a_shared_generation_pays_for_it(start: Start, stream: bool) -> None:
     rules = limits("{tokens_per_minute: 100000}", chain="limits, cache")
     stall = Fault("stall", after=5, until=(go := asyncio.Event()))
     async with start(rules, Simulator(faults=[stall])) as run:
@@ -409,13 +411,15 @@ async def test_whoever_stays_pays_for_what_another_began(start: Start, stream: b
         await until_shared(run, 1)
         go.set()
         text = await (await second).text()
-        pieces = text.count('"content":"') if stream else (await again(run, asked))["usage"]["completion_tokens"]
+        pieces = (
+            text.count('"content":"') if stream else (await cached_answer(run, asked))["usage"]["completion_tokens"]
+        )
         async with asyncio.timeout(10):
             while not pieces <= await used(run, "tokens_per_minute") <= pieces + 40:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
-async def again(run: Running, asked: dict[str, Any]) -> dict[str, Any]:
-    """The same answer, which is kept by now."""
+async def cached_answer(run: Running, asked: dict[str, Any]) -> dict[str, Any]:
+    """The same answer, which is in the cache by now."""
     _, body, _ = await chat(run, **asked)
     return body

@@ -1,4 +1,4 @@
-"""What may be set, and what is wrong about it."""
+"""Rules of limits: settings, and errors in them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check(text: str) -> list[str]:
         ("{requests_per_second: 1}", "requests_per_second: "),
     ],
 )
-def test_a_wrong_rule_is_told_with_its_line(rule: str, why: str) -> None:
+def test_an_invalid_rule_is_an_error_with_its_line(rule: str, why: str) -> None:
     text = f"plugins:\n  limits:\n    limits:\n    - {{at_once: 9}}\n    - {rule}\nchains: {{chat: [limits]}}\n"
     (problem,) = check(text)
     assert problem.startswith("proxy.yaml:5: plugins.limits.limits.1") and why in problem
@@ -56,7 +56,7 @@ def test_a_wrong_rule_is_told_with_its_line(rule: str, why: str) -> None:
         ("limits, usage", "'usage' records calls and must come before 'limits', whose refusals it would not see"),
     ],
 )
-def test_its_place_in_a_chain_is_checked(chain: str, why: str) -> None:
+def test_the_plugins_place_in_a_chain_is_checked(chain: str, why: str) -> None:
     text = f"plugins: {{limits: {{}}, cache: {{}}, retry: {{}}, usage: {{}}}}\nchains:\n  chat: [{chain}]\n"
     assert check(text) == [f"proxy.yaml:3: chains.chat.1: {why}"]
 
@@ -76,7 +76,7 @@ def test_its_place_in_a_chain_is_checked(chain: str, why: str) -> None:
         ),
     ],
 )
-async def test_what_cannot_be_counted_is_told_with_its_line(start: Start, text: str, why: str) -> None:
+async def test_rules_that_cannot_be_counted_are_errors_with_their_line(start: Start, text: str, why: str) -> None:
     with pytest.raises(ConfigError) as failed:
         async with start(text + "chains: {chat: [limits]}\n"):
             pass
@@ -84,7 +84,7 @@ async def test_what_cannot_be_counted_is_told_with_its_line(start: Start, text: 
     assert problem.startswith(f"proxy.yaml{why}")
 
 
-async def test_workers_may_share_a_redis_that_is_not_there_yet(start: Start) -> None:
+async def test_workers_can_share_a_redis_that_is_not_running_yet(start: Start) -> None:
     text = limits("{at_once: 1}", store="redis://127.0.0.1:9/0")
     async with start(text + "listen: {port: 0, workers: 2}\n") as run:
         assert run.url
@@ -110,13 +110,13 @@ RULE = Rule(per=("caller", "model"), at_once=1)
         (("a" * 300, "c"), ("a" * 301, "c")),
     ],
 )
-def test_no_two_subjects_are_taken_for_one(one: tuple[str, str], other: tuple[str, str]) -> None:
+def test_subjects_with_different_names_are_never_equal(one: tuple[str, str], other: tuple[str, str]) -> None:
     rules = Rules([RULE], canonical)
     first, second = (rules.plan(caller, "", model, "chat").subjects for caller, model in (one, other))
     assert first != second
 
 
-def test_a_call_without_a_key_is_not_taken_for_one_with_a_key() -> None:
+def test_a_call_without_a_key_is_a_different_subject_from_one_with_a_key() -> None:
     rules = Rules([Rule(per=("key",), at_once=1)], canonical)
     plans = [rules.plan("ann", key, "m", "chat").subjects for key in ("", "ann", "k1", "k2")]
     assert len(set(plans)) == 4
@@ -124,12 +124,12 @@ def test_a_call_without_a_key_is_not_taken_for_one_with_a_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["é" * 600, "\x00", "a b", "%" * 600, "\ud800", "🦙" * 200])
-def test_any_name_can_stand_in_a_key(name: str) -> None:
+def test_any_name_can_be_part_of_a_counters_key(name: str) -> None:
     told = safe(name)
     assert told.isascii() and told.isprintable() and len(told) <= 160 and not set(told) & set("|&")
 
 
-def test_a_subject_says_what_it_is_for() -> None:
+def test_a_subject_can_be_read_back() -> None:
     rules = Rules([RULE], canonical)
     (subject,) = rules.plan("ann lee", "", "Gemma3:4b", "chat").subjects
     assert rules.read(subject) == (RULE, {"caller": "ann lee", "model": "gemma3:4b"})

@@ -1,4 +1,4 @@
-"""Limits that several processes share through Redis, and what becomes of them when it fails."""
+"""Limits that several processes share through Redis, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
         yield running
 
 
-async def test_two_servers_let_exactly_so_many_through(start: Start, server: RedisServer) -> None:
+async def test_two_servers_let_exactly_the_limit_through(start: Start, server: RedisServer) -> None:
     text = limits("{requests_per_minute: 100}", store=server.url)
     async with start(text) as one, start(text) as other:
         answers = await asyncio.gather(*(chat((one, other)[number % 2]) for number in range(150)))
@@ -44,7 +44,7 @@ async def test_two_servers_let_exactly_so_many_through(start: Start, server: Red
         assert await used(one, "requests_per_minute") == await used(other, "requests_per_minute") == 100
 
 
-async def test_processes_let_exactly_so_many_through(server: RedisServer, tmp_path: Path) -> None:
+async def test_several_processes_let_exactly_the_limit_through(server: RedisServer, tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     text = limits("{per: all, requests_per_minute: 100, at_once: 500}", store=server.url)
     path.write_text(text + "upstreams: {local: {demo: {}}}\nlisten: {port: 0, workers: 2, drain: 0}\n")
@@ -73,7 +73,7 @@ async def test_tokens_of_two_servers_are_counted_together(start: Start, server: 
         assert sum(whole) < await used(other, "tokens_per_minute") <= sum(whole) + sum(streamed) + 20 * 20
 
 
-async def test_what_a_killed_process_held_is_let_go(start: Start, server: RedisServer, tmp_path: Path) -> None:
+async def test_leases_of_a_killed_process_are_freed(start: Start, server: RedisServer, tmp_path: Path) -> None:
     text = limits("{per: all, at_once: 1}", store=server.url)
     path = tmp_path / "proxy.yaml"
     path.write_text(text + "upstreams: {local: {demo: {delay: 5}}}\nlisten: {port: 0}\n")
@@ -89,16 +89,16 @@ async def test_what_a_killed_process_held_is_let_go(start: Start, server: RedisS
         assert (await chat(run))[0] == 429
         async with Redis(port=server.port) as client:
             (leases,) = [one async for one in client.scan_iter("*:leases")]
-            held: Any = await client.zrange(leases, 0, -1, withscores=True)  # its types are of every version at once
+            held: Any = await client.zrange(leases, 0, -1, withscores=True)  # the client's types do not fit one version
             ((member, ends),) = held
             seconds = int((await client.time())[0])
             assert 0 < ends / 1000 - seconds <= 31
-            await client.zadd(leases, {member: (seconds - 1) * 1000})  # as if the time had passed
+            await client.zadd(leases, {member: (seconds - 1) * 1000})  # as if the lease had expired
         assert (await chat(run))[0] == 200
 
 
-async def prolonged(client: Redis) -> None:
-    """All leases have been made to end later than they did."""
+async def until_renewed(client: Redis) -> None:
+    """Wait until all leases have been renewed."""
     async with asyncio.timeout(30):
         for leases in [one async for one in client.scan_iter("*:leases")]:
             held: Any = await client.zrange(leases, 0, -1, withscores=True)
@@ -107,7 +107,7 @@ async def prolonged(client: Redis) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["killed", "frozen"])
-async def test_each_process_counts_alone_while_redis_is_away_and_says_so(
+async def test_while_redis_is_down_each_process_counts_alone_and_logs_it(
     start: Start, server: RedisServer, trouble: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "REST", 1.0)
@@ -129,7 +129,7 @@ async def test_each_process_counts_alone_while_redis_is_away_and_says_so(
                 await asyncio.sleep(0.05)
 
 
-async def test_without_redis_calls_are_refused_where_that_is_set(start: Start, server: RedisServer) -> None:
+async def test_without_redis_calls_are_refused_if_configured(start: Start, server: RedisServer) -> None:
     async with start(limits("{requests_per_minute: 30}", store=server.url, more="away: refuse, ")) as run:
         assert (await chat(run))[0] == 200
         server.kill()
@@ -137,7 +137,7 @@ async def test_without_redis_calls_are_refused_where_that_is_set(start: Start, s
         assert (status, body["error"]["code"], headers["retry-after"]) == (503, "store_unavailable", "5")
 
 
-async def test_redis_that_is_killed_under_load_fails_no_call_and_nothing_stays_behind(
+async def test_killing_redis_under_load_fails_no_call_and_leaves_no_lease(
     start: Start, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "REST", 0.1)
@@ -166,12 +166,12 @@ async def test_redis_that_is_killed_under_load_fails_no_call_and_nothing_stays_b
 
 
 def held(run: Running) -> list[object]:
-    """What the process holds by its own account, in its connection to Redis."""
+    """The leases that the process itself believes to hold in Redis."""
     opened = run.server.services.state["stores"]
     return [one.store.counting.held for one in opened.values() if getattr(one.store, "counting", None)]
 
 
-async def test_a_client_that_leaves_makes_room_in_redis(start: Start, server: RedisServer) -> None:
+async def test_a_client_that_disconnects_frees_its_slot_in_redis(start: Start, server: RedisServer) -> None:
     text = limits("{at_once: 1, tokens_per_minute: 100000}", store=server.url)
     async with start(text, Simulator(faults=[Fault("stall", after=3)])) as run:
         asked = {"model": "demo", "messages": user("hi"), "stream": True, "max_tokens": 500}
@@ -183,14 +183,14 @@ async def test_a_client_that_leaves_makes_room_in_redis(start: Start, server: Re
         assert 0 < await used(run, "tokens_per_minute") < 100
 
 
-async def test_room_that_is_made_at_one_server_is_room_at_the_other(start: Start, server: RedisServer) -> None:
+async def test_a_slot_freed_at_one_server_is_free_at_the_other(start: Start, server: RedisServer) -> None:
     text = limits("{per: all, at_once: 1}", store=server.url)
     async with start(text) as one, start(text) as other:
         for number in range(40):
             run = (one, other)[number % 2]
             async with asyncio.timeout(10):
                 while (told := (await chat(run, stream=number % 3 == 0))[0]) == 429:  # noqa: ASYNC110
-                    await asyncio.sleep(0.002)  # no client waits until Redis has heard that it is done
+                    await asyncio.sleep(0.002)  # clients do not wait until Redis has been told that they are done
             assert told == 200
 
 
@@ -202,7 +202,7 @@ async def test_admins_see_what_other_processes_counted(start: Start, server: Red
         assert [entry["model"] for entry in await told(other)] == ["demo:latest"]
 
 
-async def test_a_database_that_hangs_costs_no_call_its_place(
+async def test_a_hanging_database_does_not_stop_the_renewal_of_leases(
     start: Start, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hangs(self: Ledger) -> dict[str, int]:
@@ -223,14 +223,14 @@ async def test_a_database_that_hangs_costs_no_call_its_place(
                 await response.content.readany()
                 await hanging.wait()
                 for _ in range(2):
-                    await prolonged(client)
+                    await until_renewed(client)
                 assert (await chat(run))[0] == 429
         finally:
             gone.set()
 
 
 class Gone:
-    """A store that is away."""
+    """A store that is down."""
 
     def __init__(self) -> None:
         self.lifted: dict[str, int] = {}
@@ -243,18 +243,18 @@ class Gone:
 
 
 class Ninety:
-    """Records by which so much was spent of every budget."""
+    """Records in which 90 was spent of every budget."""
 
     async def spent(self, counters: Collection[str]) -> Mapping[str, int]:
         return dict.fromkeys(counters, 90)
 
 
-async def test_who_counts_alone_has_a_share_of_limits_and_what_the_records_leave_of_budgets() -> None:
+async def test_counting_alone_allows_a_share_of_limits_and_the_recorded_rest_of_budgets() -> None:
     host: Any = SimpleNamespace(clock=Watch(), services=SimpleNamespace(worker_info=WorkerInfo(count=2)))
     gone: Any = Gone()
     counting = Counting(gone, Ninety(), host, refuses=False)
     minute, day = Claim("minute", 4, 1, 60.0), Claim("day", 110, 4, life=60.0, spent=None)
     verdicts = [(await counting.take([minute, day], f"{one}"))[0] for one in range(3)]
     assert [(one.full, one.used[1]) for one in verdicts] == [(-1, 94), (-1, 98), (0, 98)]
-    await counting.lift({"day": 100})  # other processes have spent, too
+    await counting.lift({"day": 100})  # spending by other processes
     assert (await counting.take([day], "later"))[0].full == 0 and gone.lifted == {"day": 100}

@@ -1,4 +1,4 @@
-"""Files of counts on a disk that fills up."""
+"""The files with counts, on a disk that fills up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def no_room(*_: object) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_no_byte_of_a_file_waits_for_room_on_the_disk(tmp_path: Path) -> None:
+def test_a_files_space_is_allocated_when_it_is_created(tmp_path: Path) -> None:
     path = tmp_path / "counter_0.db"
     with closing(Filled(str(path))) as counts:
         assert has_all_its_bytes(path)
@@ -35,13 +35,13 @@ def test_no_byte_of_a_file_waits_for_room_on_the_disk(tmp_path: Path) -> None:
     assert [value for _, value, _, _ in found] == list(range(200))
 
 
-def test_a_full_disk_leaves_the_counts_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_damage_existing_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "counter_0.db"
     with monkeypatch.context() as full:
         full.setattr(os, "write", no_room)
         with pytest.raises(OSError, match="No space"):
             Filled(str(path))
-    assert not path.exists()  # whoever collects counts would stumble over one without its head
+    assert not path.exists()  # a file without its header would break the collection of counts
     with closing(Filled(str(path))) as counts:
         counts.write_value("one", 1.0, 0.0)  # type: ignore[no-untyped-call]
         with monkeypatch.context() as full:
@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_counts_that_there_are(tmp_path: Path, monkeypatc
         assert [value for _, value, _ in counts.read_all_values()] == [2.0, 3.0]  # type: ignore[no-untyped-call]
 
 
-async def test_what_cannot_be_counted_fails_no_call_and_is_told_once(
+async def test_a_failure_to_count_fails_no_call_and_is_logged_once(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from plugins.metrics.instruments import Instruments

@@ -1,4 +1,4 @@
-"""What Prometheus reads of a running server."""
+"""What Prometheus reads from a running server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def samples(text: str) -> Samples:
 
 
 def total(found: Samples, name: str, **labels: str) -> float:
-    """Of every series with these labels."""
+    """The sum of all series with these labels."""
     return sum(value for (one, told), value in found.items() if one == name and set(labels.items()) <= told)
 
 
@@ -75,7 +75,7 @@ async def test_every_call_is_counted_with_its_tokens_and_times(start: Start) -> 
     assert total(found, "process_resident_memory_bytes") > 0
 
 
-async def test_hits_failures_and_tries_are_told_apart(start: Start) -> None:
+async def test_hits_failures_and_attempts_have_separate_metrics(start: Start) -> None:
     async with start(CONFIG + CHAIN, Simulator(faults=[Fault("status", times=4)])) as run:
         assert (await run.chat()).status == 502
         assert (await run.chat()).status == 200
@@ -88,7 +88,7 @@ async def test_hits_failures_and_tries_are_told_apart(start: Start) -> None:
     assert total(found, "gemmapy_attempts_total", outcome="ok") == 1
 
 
-async def test_names_that_callers_make_up_are_no_series_of_their_own(start: Start) -> None:
+async def test_made_up_model_names_do_not_create_series(start: Start) -> None:
     async with start(CONFIG + CHAIN) as run:
         for number in range(5):
             assert (await run.chat(model=f"made-up-{number}")).status == 404
@@ -97,7 +97,7 @@ async def test_names_that_callers_make_up_are_no_series_of_their_own(start: Star
     assert not any("made-up" in str(labels) for _, labels in found)
 
 
-async def test_a_call_under_way_is_told_and_a_reload_forgets_nothing(start: Start) -> None:
+async def test_calls_in_flight_are_reported_and_a_reload_keeps_all_counts(start: Start) -> None:
     stall = Fault("stall", after=1, until=(go := asyncio.Event()))
     async with start(CONFIG + CHAIN, Simulator(faults=[stall])) as run:
         response = await run.chat(stream=True)
@@ -112,7 +112,7 @@ async def test_a_call_under_way_is_told_and_a_reload_forgets_nothing(start: Star
 
 
 @pytest.mark.parametrize(("who", "statuses"), [("admin", (401, 403)), ("user", (401, 200)), ("public", (200, 200))])
-async def test_who_may_read_them_is_a_setting(start: Start, who: str, statuses: tuple[int, int]) -> None:
+async def test_access_to_metrics_is_configurable(start: Start, who: str, statuses: tuple[int, int]) -> None:
     text = f"keys: {{ann: a-key}}\nplugins: {{metrics: {{who: {who}}}}}\nchains: {{chat: [metrics]}}\n"
     async with start(text) as run:
         nobody = await run.http.get(f"{run.url}/metrics")
@@ -122,7 +122,7 @@ async def test_who_may_read_them_is_a_setting(start: Start, who: str, statuses: 
             assert (await error_of(ann, 403))["code"] == "insufficient_permissions"
 
 
-async def test_the_form_is_the_one_that_the_reader_prefers(start: Start) -> None:
+async def test_the_format_is_negotiated(start: Start) -> None:
     async with start(CONFIG + CHAIN) as run:
         accepted = {"Accept": "application/openmetrics-text; version=1.0.0"}
         response = await run.http.get(f"{run.url}/metrics", headers=accepted)
@@ -141,14 +141,14 @@ async def asked(serving: Serving, count: int) -> None:
     await asyncio.gather(*(one() for _ in range(count)))
 
 
-async def test_several_workers_count_together_and_one_that_dies_takes_nothing_along(tmp_path: Path) -> None:
+async def test_workers_count_together_and_a_dead_ones_counts_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(WORKERS)
     async with served("serve", "--config", str(path)) as serving:
         if len(re.findall("is ready", serving.banner)) < 2:
             await serving.until("is ready")
         await asked(serving, 20)
-        for _ in range(4):  # whichever worker is asked
+        for _ in range(4):  # so that every worker is likely to be scraped
             assert total(await scraped(serving.url), "gemmapy_calls_total") == 20
         pid = int(re.findall(r"is ready \(process (\d+)\)", serving.banner)[0])
         os.kill(pid, signal.SIGKILL)
@@ -161,7 +161,7 @@ async def test_several_workers_count_together_and_one_that_dies_takes_nothing_al
             assert total(found, "gemmapy_calls_in_flight") == 0
 
 
-def standing(found: Samples) -> dict[str, float]:
+def store_states(found: Samples) -> dict[str, float]:
     return {dict(labels)["store"]: value for (name, labels), value in found.items() if name == "gemmapy_store_up"}
 
 
@@ -172,7 +172,7 @@ KEPT = (
 )
 
 
-async def test_a_store_that_is_away_is_told_and_so_is_its_coming_back(start: Start, tmp_path: Path) -> None:
+async def test_a_stores_failure_and_recovery_are_reported(start: Start, tmp_path: Path) -> None:
     async with redis_server(tmp_path) as redis:
         config = KEPT.format(folder=tmp_path, redis=redis.url)
         async with start(config) as run:
@@ -183,25 +183,25 @@ async def test_a_store_that_is_away_is_told_and_so_is_its_coming_back(start: Sta
                 return list((await ready.json())["away"])
 
             assert (await run.chat(conversation="a")).status == 200
-            assert standing(await scraped_of(run)) == {"database": 1, "shared": 1} and await away() == []
+            assert store_states(await scraped_of(run)) == {"database": 1, "shared": 1} and await away() == []
             redis.kill()
             with closing(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 assert (await run.chat(conversation="a")).status == 503
             assert (await run.chat(seed=2)).status == 200
-            assert standing(await scraped_of(run)) == {"database": 0, "shared": 0}
+            assert store_states(await scraped_of(run)) == {"database": 0, "shared": 0}
             assert sorted(await away()) == ["database", "shared"]
             await redis.start()
             async with asyncio.timeout(20):
                 while await away():  # a busy machine may take longer for one operation than the store may
                     assert (await run.chat(conversation="a", seed=3)).status == 200
-            assert standing(await scraped_of(run)) == {"database": 1, "shared": 1}
+            assert store_states(await scraped_of(run)) == {"database": 1, "shared": 1}
             run.configure(config.replace("shared", "renamed"))
             await run.server.reload()
-            assert isnan(standing(await scraped_of(run))["shared"])
+            assert isnan(store_states(await scraped_of(run))["shared"])
 
 
-async def test_of_several_workers_the_one_that_asked_a_store_last_is_right(tmp_path: Path) -> None:
+async def test_of_several_workers_the_latest_observation_of_a_store_counts(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     async with redis_server(tmp_path) as redis:
         stores = f"stores: {{shared: {{redis: '{redis.url}'}}}}\n"
@@ -216,7 +216,7 @@ async def test_of_several_workers_the_one_that_asked_a_store_last_is_right(tmp_p
                 elif redis.process is None:
                     await redis.start()
                 async with asyncio.timeout(60):
-                    for _ in range(3):  # whichever worker is asked
-                        while standing(await scraped(serving.url)) != {"shared": up}:
+                    for _ in range(3):  # so that every worker is likely to be scraped
+                        while store_states(await scraped(serving.url)) != {"shared": up}:
                             await asked(serving, 2)
                             await asyncio.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What is made of the metrics: a page for people, a dashboard, a live view."""
+"""Consumers of the metrics: the documentation page, the dashboard, and the command `top`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALL = CallEnded("1", 0.0, "ann", "", "chat", False, "demo", "demo:latest", "loc
 
 
 async def every(start: Start) -> str:
-    """The text of a server on which everything has happened that is counted."""
+    """The metrics of a server on which everything that is counted has happened."""
     async with start(CONFIG + CHAIN, Simulator()) as run:
         assert (await run.chat()).status == 200
         tell = run.server.services.state["metrics"]
@@ -45,7 +45,7 @@ def fields(one: CallEnded) -> dict[str, Any]:
     return {name: getattr(one, name) for name in CallEnded.__struct_fields__}
 
 
-async def test_every_metric_is_on_the_page_and_every_one_there_exists(start: Start) -> None:
+async def test_the_page_lists_exactly_the_existing_metrics(start: Start) -> None:
     found = {
         (name.removesuffix("_count"), frozenset(key for key, _ in labels) - {"le"})
         for name, labels in samples(await every(start))
@@ -55,7 +55,7 @@ async def test_every_metric_is_on_the_page_and_every_one_there_exists(start: Sta
     assert {(name, frozenset(re.findall(r"`(\w+)`", labels))) for name, labels in rows} == found
 
 
-async def test_every_query_of_the_dashboard_asks_for_what_there_is(start: Start) -> None:
+async def test_every_query_of_the_dashboard_uses_existing_metrics(start: Start) -> None:
     names = {name for name, _ in samples(await every(start))}
     queries = [one["expr"] for panel in DASHBOARD["panels"] for one in panel["targets"]]
     asked = {name for query in queries for name in re.findall(r"\b(?:gemmapy|gen_ai_(?:server|client))_\w+", query)}
@@ -80,7 +80,7 @@ async def test_a_server_is_shown_in_a_terminal(start: Start) -> None:
         ("chains: {chat: []}", "needs the plugin `metrics`"),
     ],
 )
-async def test_what_is_in_the_way_of_it_is_said(start: Start, text: str, told: str) -> None:
+async def test_top_without_access_or_without_metrics_says_so(start: Start, text: str, told: str) -> None:
     async with start(text) as run:
         status, _, err = await command("top", "--url", run.url, "--once", env={"GEMMAPY_KEY": "wrong-canary"})
     assert status == 1 and told in err and "canary" not in err
@@ -94,7 +94,7 @@ async def test_what_is_in_the_way_of_it_is_said(start: Start, text: str, told: s
         (b"SSH-2.0-OpenSSH\r\n", "cannot be asked"),
     ],
 )
-async def test_another_server_that_answers_is_said(answer: bytes, told: str) -> None:
+async def test_top_with_another_kind_of_server_is_an_error(answer: bytes, told: str) -> None:
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         writer.close()
@@ -105,7 +105,7 @@ async def test_another_server_that_answers_is_said(answer: bytes, told: str) -> 
             await asyncio.to_thread(top.snapshot_of, url, "key")
 
 
-def test_where_the_metrics_are_may_be_named_with_their_path() -> None:
+def test_tops_url_can_include_the_path_of_the_metrics() -> None:
     assert {top.checked(f"http://one/llm{end}") for end in ("", "/", "/metrics", "/metrics/")} == {"http://one/llm"}
 
 
@@ -113,12 +113,12 @@ def test_where_the_metrics_are_may_be_named_with_their_path() -> None:
     ("url", "told"),
     [("ftp://x", "not an http"), ("http://127.0.0.1:9", "no server"), ("http://[1", "cannot be asked")],
 )
-async def test_a_server_that_is_not_there_is_said(url: str, told: str) -> None:
+async def test_top_with_an_unreachable_server_is_an_error(url: str, told: str) -> None:
     status, _, err = await command("top", "--url", url, "--once")
     assert status == 1 and told in err
 
 
-def test_rates_and_times_are_those_since_the_look_before() -> None:
+def test_rates_and_times_are_since_the_previous_sample() -> None:
     ai, model = frozenset({("gen_ai_response_model", "m")}), frozenset({("model", "m")})
     seconds = "gen_ai_server_request_duration_seconds_bucket"
 
@@ -129,7 +129,7 @@ def test_rates_and_times_are_those_since_the_look_before() -> None:
 
     (row,) = top.rows(look(10.0, 100, 100, 0), look(12.0, 110, 100, 10))
     assert (row.calls, row.total) == (5.0, 110)
-    assert row.median == pytest.approx(0.75) and math.isnan(row.first), "the quick ones were before"
+    assert row.median == pytest.approx(0.75) and math.isnan(row.first), "the fast calls were before the previous sample"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the tests of kept answers have in common."""
+"""Helpers for the tests of stored answers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def config(url: str, chain: str = "stored, usage, cache, retry", more: str = "",
 
 @asynccontextmanager
 async def clients(run: Running) -> AsyncIterator[tuple[openai.AsyncOpenAI, openai.AsyncOpenAI]]:
-    """Alice's and Bob's."""
+    """SDK clients with Alice's and Bob's key."""
     async with run.client(api_key="a-key") as alice, run.client(api_key="b-key") as bob:
         yield alice, bob
 
 
 async def ask(run: Running, method: str, path: str, who: Json = A, **body: Any) -> tuple[int, Json]:
-    """The status and document of an answer."""
+    """The status and JSON document of a response."""
     response = await run.http.request(method, f"{run.url}{path}", headers=who, json=body or None)
     return response.status, await response.json()
 
@@ -46,14 +46,14 @@ async def respond(run: Running, who: Json = A, **body: Any) -> Json:
 
 
 async def streaming(run: Running, path: str = "", **body: Any) -> aiohttp.ClientResponse:
-    """A stream that has begun: of a new response, or of one that is there."""
+    """A stream that has begun: of a new response, or of an existing one at `path`."""
     if path:
         return await run.http.get(f"{run.url}{path}", headers=A)
     return await run.http.post(f"{run.url}/v1/responses", headers=A, json={**HI, "stream": True, **body})
 
 
 async def ended(run: Running, id: str) -> Json:
-    """A response in the background once it is over."""
+    """A background response, once it has ended."""
     async with asyncio.timeout(20):
         while True:
             status, document = await ask(run, "GET", f"/v1/responses/{id}")

@@ -1,4 +1,4 @@
-"""Answers that are written together, over either database."""
+"""Answers that are written in batches, with either database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def added(store: Store, *names: str) -> list[asyncio.Task[None]]:
     return [asyncio.ensure_future(store.add("alice", response(name), "[]", NOW)) for name in names]
 
 
-async def test_what_comes_at_once_is_written_together_and_there_when_it_was_waited_for(database_url: str) -> None:
+async def test_concurrent_answers_are_written_in_one_batch_before_the_wait_ends(database_url: str) -> None:
     async with opened(database_url) as (store, host):
         sizes: list[int] = []
         put = store.adding.put
@@ -33,14 +33,14 @@ async def test_what_comes_at_once_is_written_together_and_there_when_it_was_wait
         assert (await store.get("alice", "response", "later")).id == "later"
 
 
-async def test_one_that_cannot_be_written_keeps_no_other_from_it(database_url: str) -> None:
+async def test_an_answer_that_cannot_be_written_does_not_affect_the_others(database_url: str) -> None:
     async with opened(database_url) as (store, host):
         told = await asyncio.gather(*added(store, "a", "b", "a", "c"), return_exceptions=True)
         assert [type(one) for one in told] == [type(None), type(None), IntegrityError, type(None)]
         assert await ids(host) == ["a", "b", "c"]
 
 
-async def test_what_was_begun_is_written_though_nobody_waits_any_more(database_url: str) -> None:
+async def test_a_write_that_has_begun_is_completed_although_its_waiter_was_cancelled(database_url: str) -> None:
     async with opened(database_url) as (store, host):
         tasks = added(store, "a", "b")
         await asyncio.sleep(0)
@@ -50,7 +50,9 @@ async def test_what_was_begun_is_written_though_nobody_waits_any_more(database_u
         assert tasks[0].cancelled() and await ids(host) == ["a", "b"]
 
 
-async def test_all_are_told_that_the_database_is_away(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_waiters_get_the_error_that_the_database_is_down(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with opened(database_url) as (store, host):
 
         def away(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Responses that are made in the background."""
+"""Responses generated in the background."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def begun(run: Running, id: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_sdk_asks_fetches_later_and_cancels(start: Start, database_url: str) -> None:
+async def test_the_sdk_creates_polls_and_cancels(start: Start, database_url: str) -> None:
     async with start(config(database_url), slow()) as run, clients(run) as (client, _):
         quick = await client.responses.create(model="demo", input="hi", background=True, max_output_tokens=5)
         assert quick.status == "queued" and quick.background and not quick.output
@@ -54,7 +54,7 @@ async def test_the_sdk_asks_fetches_later_and_cancels(start: Start, database_url
         assert (await ask(run, "GET", f"/v1/responses/{gone.id}"))[0] == 404
 
 
-async def test_a_stream_can_be_left_and_read_again_from_any_event(start: Start, tmp_path: Any) -> None:
+async def test_a_stream_can_be_resumed_from_any_event(start: Start, tmp_path: Any) -> None:
     ollama = Simulator(say=lambda _: Said(pieces=("a ", "b ", "c ") * 20, thinking="Hm."), delay=0.01)
     async with start(config(f"sqlite:///{tmp_path}/x.db"), ollama) as run:
         first = await streaming(run, background=True, model="demo-thinking")
@@ -82,7 +82,7 @@ async def test_a_stream_can_be_left_and_read_again_from_any_event(start: Start, 
         assert error["code"] == "not_streamed"
 
 
-async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start: Start, tmp_path: Any) -> None:
+async def test_failed_and_cancelled_streams_end_as_such_and_can_be_replayed(start: Start, tmp_path: Any) -> None:
     ollama = Simulator(faults=[Fault("eof", after=3)], say=lambda _: SLOW, delay=0.02)
     async with start(config(f"sqlite:///{tmp_path}/x.db"), ollama) as run:
         failed = await events_of(await streaming(run, background=True))
@@ -103,13 +103,13 @@ async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start
         assert parsed(head.decode()) + rest == await events_of(await streaming(run, f"/v1/responses/{id}?stream=true"))
 
 
-async def test_who_reads_on_while_it_is_cancelled_is_told_what_is_kept(
+async def test_a_reader_of_a_cancelled_response_gets_the_events_that_are_stored(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Store.ended
 
     async def slowly(*given: Any) -> bool:
-        await asyncio.sleep(0.2)  # for ten more tokens
+        await asyncio.sleep(0.2)  # time for ten more tokens
         return await real(*given)
 
     ollama = Simulator(say=lambda _: SLOW, delay=0.02)
@@ -139,21 +139,21 @@ OUTPUT = {"type": "function_call_output", "call_id": "c9", "output": "of a call 
         ({"input": [OUTPUT], "conversation": "new"}, 400, "input"),
     ],
 )
-async def test_what_is_wrong_is_told_at_once(
+async def test_an_invalid_request_is_refused_at_once(
     start: Start, tmp_path: Any, body: dict[str, Any], status: int, param: str
 ) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", "stored, templates, conversations, retry")) as run:
         response = await run.http.post(f"{run.url}/v1/responses", headers=A, json={**HI, "background": True, **body})
         assert (await error_of(response, status))["param"] == param
         async with run.server.services.state["database"].reading() as connection:
-            assert not (await connection.execute(select(ANSWERS.c.id))).all(), "nothing is kept of it"
+            assert not (await connection.execute(select(ANSWERS.c.id))).all(), "nothing of it is stored"
         assert not run.server.services.state["stored runs"].runs
 
 
-async def test_a_conversation_beside_what_came_before_is_told_at_once(
+async def test_a_conversation_together_with_a_previous_response_is_refused_at_once(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plugins.stored.runs.PATIENCE", 30)  # of a machine that has much else to do
+    monkeypatch.setattr("plugins.stored.runs.PATIENCE", 30)  # on a busy machine
     async with start(config(f"sqlite:///{tmp_path}/x.db", "stored, conversations, retry")) as run:
         first = await respond(run)
         body = {**HI, "background": True, "previous_response_id": first["id"]}
@@ -162,7 +162,7 @@ async def test_a_conversation_beside_what_came_before_is_told_at_once(
     assert (error["param"], error["code"]) == ("previous_response_id", "invalid_parameter_combination")
 
 
-async def test_what_waits_in_line_and_cannot_be_answered_is_failed(start: Start, tmp_path: Any) -> None:
+async def test_a_queued_response_that_cannot_be_answered_fails(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", background=1), slow()) as run:
         first = await respond(run, background=True)
         await begun(run, first["id"])
@@ -177,7 +177,7 @@ async def test_what_waits_in_line_and_cannot_be_answered_is_failed(start: Start,
         assert again == live and (live[-2]["param"], live[-2]["code"]) == ("input", "invalid_request_error")
 
 
-async def test_who_waits_for_a_turn_is_in_line_before_it_is_known_what_is_wrong(
+async def test_a_response_waiting_for_its_conversations_turn_is_queued_and_checked_later(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.stored.runs.PATIENCE", 0.05)
@@ -190,7 +190,7 @@ async def test_who_waits_for_a_turn_is_in_line_before_it_is_known_what_is_wrong(
         assert (await ended(run, second["id"]))["error"]["code"] == "invalid_prompt"
 
 
-async def test_so_many_are_made_at_once_and_so_many_wait(start: Start, tmp_path: Any) -> None:
+async def test_running_and_queued_responses_are_limited(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db", background=1, waiting=1)
     async with start(text, slow()) as run:
         stream = await streaming(run, background=True, input="first")
@@ -198,7 +198,7 @@ async def test_so_many_are_made_at_once_and_so_many_wait(start: Start, tmp_path:
         second = await respond(run, background=True, input="second")
         status, document = await ask(run, "POST", "/v1/responses", **HI, background=True)
         assert (status, document["error"]["code"]) == (503, "background_full")
-        for _ in range(12):  # what is made goes on
+        for _ in range(12):  # the running one continues
             await stream.content.readuntil(b"\n\n")
         assert (await ask(run, "GET", f"/v1/responses/{second['id']}"))[1]["status"] == "queued"
         stream.close()
@@ -207,7 +207,7 @@ async def test_so_many_are_made_at_once_and_so_many_wait(start: Start, tmp_path:
         await ask(run, "POST", f"/v1/responses/{second['id']}/cancel")
 
 
-async def test_one_that_was_running_when_the_server_stopped_is_failed(start: Start, tmp_path: Any) -> None:
+async def test_a_response_running_at_shutdown_fails(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), slow()) as run:
         made, waiting = [await respond(run, background=True, input=text) for text in ("a", "b")]
         await begun(run, made["id"])
@@ -217,7 +217,7 @@ async def test_one_that_was_running_when_the_server_stopped_is_failed(start: Sta
             assert end["status"] == "failed" and "stopped" in end["error"]["message"]
 
 
-async def test_one_that_ends_while_a_server_stops_another_keeps_its_answer(
+async def test_a_response_that_ends_during_shutdown_keeps_its_answer(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, url = Store.ended, f"sqlite:///{tmp_path}/x.db"
@@ -239,10 +239,10 @@ async def test_one_that_ends_while_a_server_stops_another_keeps_its_answer(
 
 
 @pytest.mark.parametrize("order", [("stored", "usage", "limits"), ("limits", "usage", "stored")])
-async def test_what_one_took_that_the_server_cut_is_recorded_and_spent(
+async def test_the_usage_of_a_response_cut_off_by_shutdown_is_recorded_and_counted(
     start: Start, tmp_path: Any, order: tuple[str, ...]
 ) -> None:
-    """Wherever the plugins stand in the file."""
+    """For any order of the plugins in the file."""
     declared = {name: {"limits": [{"tokens_per_day": 1000}]} if name == "limits" else {} for name in order}
     chain = "chains: {chat: [stored, usage, limits]}\n"
     text = f"database: {{url: 'sqlite:///{tmp_path}/x.db'}}\nplugins: {json.dumps(declared)}\n{chain}{KEYS}"
@@ -258,7 +258,7 @@ async def test_what_one_took_that_the_server_cut_is_recorded_and_spent(
         assert limit["limits"]["tokens_per_day"]["used"] == figures["prompt_tokens"] > 0
 
 
-async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be_ended(
+async def test_a_response_of_a_dead_server_fails_and_one_of_another_process_can_be_cancelled(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.stored.runs.BEAT", 0.1)
@@ -278,13 +278,13 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
         watch = run.server.services.state["stored runs"].watch
         watch.cancel()
         giving = {one for one in run.server.services.background.tasks if one.get_name() == "keeping an answer"}
-        await asyncio.wait([watch, *giving])  # a sign of life is given to its end
+        await asyncio.wait([watch, *giving])  # let a heartbeat under way finish
         async with database.writing() as connection:
             await connection.execute(update(ANSWERS).where(ANSWERS.c.id == dead["id"]).values(beat=1))
         assert (await ask(other, "GET", f"/v1/responses/{dead['id']}"))[1]["status"] == "failed"
 
 
-async def test_one_that_lives_is_not_failed_by_a_process_whose_clock_is_ahead(
+async def test_a_process_with_a_fast_clock_does_not_fail_a_live_response(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.stored.runs.BEAT", 0.05)
@@ -297,7 +297,7 @@ async def test_one_that_lives_is_not_failed_by_a_process_whose_clock_is_ahead(
         assert (await ask(other, "POST", f"/v1/responses/{made['id']}/cancel"))[1]["status"] == "cancelled"
 
 
-async def test_what_is_written_down_while_its_server_looks_for_what_was_cancelled_is_made(
+async def test_a_response_queued_during_a_check_for_cancellations_is_generated(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch, add = Store.touch, Store.add_queued
@@ -326,10 +326,10 @@ async def test_what_is_written_down_while_its_server_looks_for_what_was_cancelle
         assert (await ended(run, made["id"]))["status"] == "incomplete"
 
 
-async def test_one_that_has_just_ended_is_not_taken_for_cancelled(
+async def test_a_response_that_has_just_ended_does_not_count_as_cancelled(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its end may be there before whoever wrote it knows."""
+    """Its end may be visible in the database before the process that wrote it knows."""
     look, done, looks = Runs.look, Store.ended, asyncio.Queue[None]()
 
     async def looking(self: Runs) -> None:
@@ -351,7 +351,7 @@ async def test_one_that_has_just_ended_is_not_taken_for_cancelled(
     assert kept["status"] == "completed" and final_response(events)["status"] == "completed"
 
 
-async def test_a_server_goes_on_giving_signs_of_life_after_a_fault(
+async def test_heartbeats_continue_after_an_unexpected_exception(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beat, odd, alive = Store.beat, [RuntimeError("odd")], asyncio.Event()
@@ -371,7 +371,7 @@ async def test_a_server_goes_on_giving_signs_of_life_after_a_fault(
             await alive.wait()
 
 
-async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
+async def test_a_finished_stream_can_be_replayed_by_another_process(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.stored.responses.LOOK", 0.05)
@@ -387,7 +387,7 @@ async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
         assert here == elsewhere
 
 
-async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Start, tmp_path: Any) -> None:
+async def test_a_reload_ends_no_response_and_usage_is_recorded_once(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db")
     stall = Fault("stall", after=3, until=(go := asyncio.Event()))
     ollama = Simulator(say=lambda _: Said(pieces=("word ",) * 30), faults=[stall])
@@ -396,7 +396,7 @@ async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Star
         await begun(run, made["id"])
         run.configure(text + "log: {level: error}\n")
         await run.server.reload()
-        assert run.server.live.retiring, "the old pipeline waits"
+        assert run.server.live.retiring, "the old pipeline waits for the response"
         go.set()
         assert (await ended(run, made["id"]))["status"] == "completed"
         async with asyncio.timeout(10):
@@ -408,7 +408,7 @@ async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Star
         assert (figures["total_requests"], figures["errors"]) == (1, 0)
 
 
-async def test_a_response_in_the_background_must_be_kept(start: Start, tmp_path: Any) -> None:
+async def test_a_background_response_must_be_stored(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         status, document = await ask(run, "POST", "/v1/responses", **HI, background=True, store=False)
     assert (status, document["error"]["param"]) == (400, "store")

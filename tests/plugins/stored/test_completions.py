@@ -1,4 +1,4 @@
-"""Chat completions that are kept, over either database."""
+"""Stored chat completions, with either database."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_the_sdk_reads_what_it_was_answered_and_deletes_it(start: Start, d
         assert [one.id async for one in api.list()] == [pieces[0].id]
 
 
-async def test_what_was_asked_is_listed(start: Start, tmp_path: Any) -> None:
+async def test_the_messages_of_a_completion_are_listed(start: Start, tmp_path: Any) -> None:
     said = [{"role": "system", "content": "be kind"}, *picture(data_url())]
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run, clients(run) as (client, _):
         api: Any = client.chat.completions
@@ -67,7 +67,7 @@ async def test_what_was_asked_is_listed(start: Start, tmp_path: Any) -> None:
     assert found[1]["content_parts"] == said[1]["content"]
 
 
-async def test_nobody_sees_lists_changes_or_deletes_anothers(start: Start, database_url: str) -> None:
+async def test_other_callers_completions_are_not_accessible(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run, clients(run) as (alice, bob):
         made = await alice.chat.completions.create(model=MODEL, messages=MESSAGES, store=True)
         path = f"/v1/chat/completions/{made.id}"
@@ -94,7 +94,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
 ]  # fmt: skip
 
 
-async def test_what_is_wrong_is_named(start: Start, tmp_path: Any) -> None:
+async def test_an_invalid_field_is_named_in_the_error(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         status, document = await ask(run, "GET", "/v1/chat/completions?after=chatcmpl-none")
         assert (status, document["error"]["param"], document["error"]["code"]) == (404, "after", "not_found")

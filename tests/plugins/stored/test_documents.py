@@ -1,4 +1,4 @@
-"""What is kept of an answer, and that it is what its client was told."""
+"""What is stored of an answer, which is what its client got."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def receipt() -> Receipt:
 
 
 @pytest.mark.parametrize("streams", [True, False])
-def test_it_is_what_the_client_was_told_in_whatever_order_its_events_came(streams: bool) -> None:
+def test_the_stored_answer_equals_the_clients_for_any_order_of_events(streams: bool) -> None:
     kept, events = receipt(), [*MIXED, Usage(1, 2), Finish("tool_calls")]
     answer, one = Answer(), written(kept, streams, {})
     style = ResponseStyle(kept.head, kept.complete)
@@ -33,7 +33,7 @@ def test_it_is_what_the_client_was_told_in_whatever_order_its_events_came(stream
         one.hear(event)
         answer.add(event)
         said += chunks.write(event)
-    kept.complete.seconds = 7  # as if the one who tells of it were late
+    kept.complete.seconds = 7  # as if the announcement were late
     told: JSON = orjson.loads(style.whole(answer, ""))
     if streams:
         told = orjson.loads((said + chunks.end()).decode().split("data: ")[-1])["response"]
@@ -41,7 +41,7 @@ def test_it_is_what_the_client_was_told_in_whatever_order_its_events_came(stream
 
 
 @pytest.mark.parametrize("streams", [True, False])
-def test_one_that_broke_off_has_what_was_said(streams: bool) -> None:
+def test_a_cut_off_answer_is_stored_as_far_as_it_came(streams: bool) -> None:
     one = written(receipt(), streams, {})
     for event in (Thinking("hm"), Text("a")):
         one.hear(event)

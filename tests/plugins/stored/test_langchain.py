@@ -1,4 +1,4 @@
-"""LangChain's `ChatOpenAI` over responses."""
+"""LangChain's `ChatOpenAI` with the Responses API."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def to(run: Running) -> AsyncIterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-async def test_it_invokes_streams_and_goes_on(run: Running, to: dict[str, Any]) -> None:
+async def test_it_invokes_streams_and_continues(run: Running, to: dict[str, Any]) -> None:
     model = ChatOpenAI(**to, use_previous_response_id=True)
     first = await model.ainvoke("hi")
     assert 'You said: "hi"' in first.text and first.response_metadata["id"].startswith("resp_")
@@ -84,7 +84,7 @@ async def test_tools_come_by_stream_and_are_answered_in_either_form_of_messages(
     assert isinstance(parsed[-1], City)
 
 
-async def test_it_reads_what_a_model_thinks(run: Running, to: dict[str, Any]) -> None:
+async def test_it_reads_a_models_reasoning(run: Running, to: dict[str, Any]) -> None:
     run.ollama.say = lambda _: Said("Good day.", thinking="A greeting.")
     model = ChatOpenAI(**{**to, "model": "demo-thinking"}, reasoning={"effort": "low", "summary": "auto"})
     whole = await model.ainvoke("hi")
@@ -97,7 +97,7 @@ async def test_it_reads_what_a_model_thinks(run: Running, to: dict[str, Any]) ->
         assert [one["reasoning"] for one in blocks if one["type"] == "reasoning"] == ["A greeting."]
 
 
-async def test_it_is_told_of_a_stream_that_broke_off(run: Running, to: dict[str, Any]) -> None:
+async def test_it_raises_for_a_stream_that_broke_off(run: Running, to: dict[str, Any]) -> None:
     run.ollama.faults.append(Fault("eof", after=3))
     with pytest.raises(ValueError, match="upstream"):
         async for _ in ChatOpenAI(**to).astream("hi"):

@@ -1,4 +1,4 @@
-"""Pages of items: in their order whatever the size, and without all of a long line in memory."""
+"""Pages of items: in order for any size, and without a whole chain of responses in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.plugins.stored.asking import ask, config, respond
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_pages_follow_each_other_and_read_no_more_than_they_show(
+async def test_pages_are_consecutive_and_read_no_more_than_they_show(
     start: Start, database_url: str, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -45,7 +45,7 @@ async def test_pages_follow_each_other_and_read_no_more_than_they_show(
         assert ids == whole
 
 
-async def test_what_is_there_twice_does_not_go_round() -> None:
+async def test_a_repeated_id_does_not_make_paging_loop() -> None:
     async def items() -> AsyncIterator[dict[str, Any]]:
         for id in "abac":
             yield {"id": id}

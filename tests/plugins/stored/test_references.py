@@ -1,4 +1,4 @@
-"""Items that stand for kept ones, as OpenAI's Agents SDK and others send them, over either database."""
+"""Item references, as OpenAI's Agents SDK and others send them, with either database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ref(id: str) -> Json:
     return {"type": "item_reference", "id": id}
 
 
-async def test_they_are_heard_and_listed_as_the_items_that_they_stand_for(start: Start, database_url: str) -> None:
+async def test_references_are_sent_and_listed_as_the_items_they_refer_to(start: Start, database_url: str) -> None:
     def say(body: Any) -> Said:
         if body["messages"][-1]["role"] == "tool":
             return Said("4 degrees.")
@@ -46,7 +46,7 @@ async def test_they_are_heard_and_listed_as_the_items_that_they_stand_for(start:
         assert [message["content"] for message in last[-3:]] == ["4 degrees.", "I look.", "so?"]
 
 
-async def test_what_is_gone_unknown_or_anothers_is_named(start: Start, database_url: str) -> None:
+async def test_references_to_deleted_unknown_or_other_callers_items_are_errors(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         mine, gone = await respond(run), await respond(run)
         await ask(run, "DELETE", f"/v1/responses/{gone['id']}")
@@ -57,10 +57,10 @@ async def test_what_is_gone_unknown_or_anothers_is_named(start: Start, database_
             error = document["error"]
             assert (status, error["param"], error["code"]) == (404, "input[1].id", "item_not_found"), id
             assert id[:8] in error["message"]
-        assert len(asked(run.ollama)) == 1, "and the cache answers the second"
+        assert len(asked(run.ollama)) == 1, "and the second call is a cache hit"
 
 
-async def test_pictures_come_back_with_them(start: Start, tmp_path: Any) -> None:
+async def test_references_to_messages_with_images_include_the_images(start: Start, tmp_path: Any) -> None:
     parts = [{"type": "input_text", "text": "see"}, {"type": "input_image", "image_url": data_url()}]
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         first = await respond(run, model="demo-vision", input=[{"role": "user", "content": parts}])
@@ -70,7 +70,9 @@ async def test_pictures_come_back_with_them(start: Start, tmp_path: Any) -> None
     assert one["messages"][0]["images"] and one["messages"][0] == other["messages"][0]
 
 
-async def test_they_may_be_of_so_much(start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_references_are_limited_in_number_and_size(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         ids = [(await respond(run))["output"][0]["id"] for _ in range(2)]
         said = {"role": "user", "content": "so?"}

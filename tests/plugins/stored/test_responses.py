@@ -1,4 +1,4 @@
-"""Responses that are kept, read again and gone on from, over either database."""
+"""Responses that are stored, read and continued, with either database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.whole.responding import events_of, final_response
 from tests.whole.test_responses import WEATHER
 
 
-async def test_the_sdk_keeps_reads_lists_and_deletes(start: Start, database_url: str) -> None:
+async def test_the_sdk_stores_reads_lists_and_deletes(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run, clients(run) as (client, _):
         made = await client.responses.create(model="demo", input="hi", metadata={"a": "b"}, instructions="be kind")
         assert made.to_dict()["store"] is True
@@ -56,7 +56,7 @@ async def test_the_sdk_keeps_reads_lists_and_deletes(start: Start, database_url:
             await client.responses.create(model="demo", input="x", previous_response_id=streamed.id)
 
 
-async def test_what_came_before_reaches_the_model_in_the_same_bytes_every_turn(start: Start, database_url: str) -> None:
+async def test_the_history_reaches_the_model_unchanged_in_every_turn(start: Start, database_url: str) -> None:
     def say(body: Any) -> Said:
         last = body["messages"][-1]
         if last["role"] == "tool":
@@ -73,14 +73,14 @@ async def test_what_came_before_reaches_the_model_in_the_same_bytes_every_turn(s
         await respond(run, **body, previous_response_id=second["id"], input="and now?", instructions="be kind")
         turns = [one["messages"] for one in asked(run.ollama)]
     assert [one["role"] for one in turns[3]] == ["system", "user", "assistant", "tool", "assistant", "user"]
-    assert turns[0][0]["content"] == "be brief" and turns[3][0]["content"] == "be kind"  # and none between
+    assert turns[0][0]["content"] == "be brief" and turns[3][0]["content"] == "be kind"  # and no other in between
     assert turns[3][1:4] == turns[1] and turns[3][1:3] == turns[2][:2] and turns[2][2]["content"] == "5"
     assert turns[1][1]["thinking"] == "Rome." and turns[1][1]["content"] == "I look."
     assert turns[1][1]["tool_calls"][0]["id"] == turns[1][2]["tool_call_id"]
     assert other["id"] != second["id"]
 
 
-async def test_a_response_that_broke_off_is_kept_as_failed_and_one_that_was_left_is_not(
+async def test_a_cut_off_response_is_stored_as_failed_and_an_abandoned_one_is_not_stored(
     start: Start, database_url: str
 ) -> None:
     ollama = Simulator(faults=[Fault("eof", after=3)], delay=0.01)
@@ -98,7 +98,7 @@ async def test_a_response_that_broke_off_is_kept_as_failed_and_one_that_was_left
         assert (await ask(run, "GET", f"/v1/responses/{id}"))[0] == 404
 
 
-async def test_nobody_sees_lists_extends_cancels_or_deletes_anothers(start: Start, database_url: str) -> None:
+async def test_other_callers_responses_are_not_accessible(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         mine = await respond(run)
         later = await respond(run, background=True)
@@ -128,7 +128,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-async def test_what_cannot_be_done_is_told_by_name(start: Start, tmp_path: Any) -> None:
+async def test_an_invalid_field_is_named_in_the_error(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         made = await respond(run)
         for method, path, param in WRONG:
@@ -136,7 +136,7 @@ async def test_what_cannot_be_done_is_told_by_name(start: Start, tmp_path: Any) 
             assert (status, document["error"]["param"]) == (400, param), path
 
 
-async def test_one_that_goes_while_it_is_read_is_not_found(
+async def test_a_response_deleted_while_it_is_read_is_not_found(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(config(database_url)) as run:
@@ -153,7 +153,7 @@ async def test_one_that_goes_while_it_is_read_is_not_found(
     assert (status, document["error"]["code"]) == (400, "previous_response_not_found")
 
 
-async def test_a_call_that_is_too_large_to_keep_says_how_it_can_be_made(start: Start, tmp_path: Any) -> None:
+async def test_a_call_too_large_to_store_is_an_error_with_the_remedy(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", max_bytes=1000)) as run:
         large = {**HI, "input": "x" * 2000}
         status, document = await ask(run, "POST", "/v1/responses", **large)
@@ -172,7 +172,7 @@ async def test_fields_of_responses_are_refused_in_chats(start: Start, tmp_path: 
             ] == 200
 
 
-async def test_pictures_come_back_with_what_was_before(start: Start, tmp_path: Any) -> None:
+async def test_images_of_earlier_turns_are_sent_again(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         parts = [{"type": "input_text", "text": "see"}, {"type": "input_image", "image_url": data_url()}]
         first = await respond(run, model="demo-vision", input=[{"role": "user", "content": parts}])
@@ -181,14 +181,14 @@ async def test_pictures_come_back_with_what_was_before(start: Start, tmp_path: A
     assert one["messages"][0]["images"] and one["messages"][0] == other["messages"][0]
 
 
-async def test_it_stands_before_what_takes_part_in_making_an_answer(start: Start, tmp_path: Any) -> None:
+async def test_stored_must_come_before_plugins_that_take_part_in_an_answer(start: Start, tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="'stored' generates answers in the background and must come before 'usage'"):
         async with start(config(f"sqlite:///{tmp_path}/x.db", chain="usage, stored")):
             pass
 
 
-def lengths(count: int) -> list[int]:
-    """How many exchanges are left at each try, of so many."""
+def remaining_exchanges(count: int) -> list[int]:
+    """The numbers of exchanges left at each attempt, for a history of this many."""
     messages = [Message(role, str(number)) for number in range(count) for role in ("user", "assistant")]
     found = []
     for shorter in shortened((Message("system", "be kind"), *messages)):
@@ -198,14 +198,19 @@ def lengths(count: int) -> list[int]:
     return found
 
 
-def test_the_oldest_exchanges_are_left_out_by_powers_of_two_until_one_is_left() -> None:
-    assert lengths(1) == [] and lengths(2) == [1] and lengths(3) == [2, 1] and lengths(4) == [3, 2, 1]
-    assert lengths(9) == [5, 1] and lengths(20) == [12, 4, 1]
-    kept = [{count - one for one in lengths(count)} - {count - 1} for count in range(17, 32)]
+def test_the_oldest_exchanges_are_dropped_in_steps_of_powers_of_two() -> None:
+    assert (
+        remaining_exchanges(1) == []
+        and remaining_exchanges(2) == [1]
+        and remaining_exchanges(3) == [2, 1]
+        and remaining_exchanges(4) == [3, 2, 1]
+    )
+    assert remaining_exchanges(9) == [5, 1] and remaining_exchanges(20) == [12, 4, 1]
+    kept = [{count - one for one in remaining_exchanges(count)} - {count - 1} for count in range(17, 32)]
     assert all(one <= {8, 16, 24} for one in kept)
 
 
-async def test_what_does_not_fit_is_left_out_where_that_is_asked_for(start: Start, tmp_path: Any) -> None:
+async def test_truncation_auto_drops_the_oldest_exchanges(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db", more="models: {demo: {num_ctx: 256}}\n")
     async with start(text, Simulator(say=lambda _: Said("x"))) as run:
         said: Any = [{"role": "user", "content": f"{number} {'word ' * 50}"} for number in range(8)]
@@ -223,8 +228,8 @@ async def test_what_does_not_fit_is_left_out_where_that_is_asked_for(start: Star
         assert (status, document["error"]["code"]) == (400, "context_length_exceeded")
 
 
-class Road:
-    """Leads to a port until it is cut."""
+class Tunnel:
+    """A TCP proxy to a port, until it is cut."""
 
     def __init__(self, port: int) -> None:
         self.there = port
@@ -232,7 +237,7 @@ class Road:
         self.server: asyncio.Server | None = None
 
     async def open(self) -> int:
-        """Where it begins."""
+        """Start listening; gives the port."""
         self.server = await asyncio.start_server(self.travel, "127.0.0.1", 0)
         return int(self.server.sockets[0].getsockname()[1])
 
@@ -243,24 +248,24 @@ class Road:
             writer.close()
 
     async def travel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A cancelled one would be told as an error of the server's by Python 3.11.
+        # Python 3.11 would log a cancelled connection as an error of the server.
         with closing(writer), suppress(ConnectionError, asyncio.CancelledError):
             there = await asyncio.open_connection("127.0.0.1", self.there)
             self.writers += [writer, there[1]]
-            await asyncio.gather(carried(reader, there[1]), carried(there[0], writer))
+            await asyncio.gather(forward(reader, there[1]), forward(there[0], writer))
 
 
-async def carried(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with closing(writer):
         while data := await reader.read(65_536):
             writer.write(data)
 
 
-async def test_nothing_is_generated_that_could_not_be_kept(start: Start, postgres: PostgresServer) -> None:
+async def test_no_answer_is_generated_if_it_could_not_be_stored(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     url = await postgres.create("going")
-    road = Road(postgres.port)
+    road = Tunnel(postgres.port)
     port = await road.open()
     try:
         async with start(config(url.replace(f":{postgres.port}", f":{port}"), chain="stored, retry")) as run:

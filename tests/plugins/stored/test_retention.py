@@ -1,4 +1,4 @@
-"""How long answers are kept, and how many, over either database."""
+"""How long responses are kept, and how many, with either database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = 100.0 * DAY
 
 
 class Lent:
-    """What a store asks of its host."""
+    """The part of a plugin's host that a store needs."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -56,17 +56,17 @@ async def ids(host: Host) -> list[str]:
         return list((await connection.execute(select(ANSWERS.c.id).order_by(ANSWERS.c.id))).scalars())
 
 
-async def test_what_is_old_goes_unless_something_goes_on_from_it(database_url: str) -> None:
+async def test_old_responses_are_deleted_unless_another_continues_them(database_url: str) -> None:
     async with opened(database_url) as (store, host):
         for id, parent, days in (("a", None, 50), ("b", "a", 40), ("c", "b", 5), ("d", None, 50), ("e", "d", 40)):
             await store.add("alice", response(id, parent), "[]", NOW - days * DAY)
-        await store.add("bob", response("z", "e"), "[]", NOW)  # what another claims to go on from keeps nothing
+        await store.add("bob", response("z", "e"), "[]", NOW)  # another caller's claim to continue it does not keep it
         await Retention(store, host, 30, 100, 10**9).tidy()
         assert await ids(host) == ["a", "b", "c", "z"]
 
 
 @pytest.mark.parametrize(("entries", "size"), [(2, 10**9), (100, 4000)])
-async def test_the_newest_of_each_caller_stay(database_url: str, entries: int, size: int) -> None:
+async def test_the_newest_responses_of_each_caller_stay(database_url: str, entries: int, size: int) -> None:
     async with opened(database_url) as (store, host):
         for number in range(5):
             for owner in ("alice", "bob"):
@@ -76,7 +76,7 @@ async def test_the_newest_of_each_caller_stay(database_url: str, entries: int, s
         assert await ids(host) == ["alice3", "alice4", "bob3", "bob4", "carol"]
 
 
-async def test_what_is_kept_of_a_caller_is_counted_in_bytes_whatever_its_letters(database_url: str) -> None:
+async def test_storage_per_caller_is_measured_in_bytes(database_url: str) -> None:
     async with opened(database_url) as (store, host):
         for number in range(3):
             await store.add("alice", response(f"{number}"), '"' + "好" * 500 + '"', NOW + number)
@@ -87,8 +87,8 @@ async def test_what_is_kept_of_a_caller_is_counted_in_bytes_whatever_its_letters
         assert await ids(host) == ["2", "newer"]
 
 
-async def test_nobody_who_writes_waits_while_it_is_looked_for(database_url: str) -> None:
-    """Looking costs seconds where there is much: no transaction that writes may be open meanwhile."""
+async def test_searching_for_expired_responses_takes_no_write_lock(database_url: str) -> None:
+    """The search can take seconds in a large table, so it must not hold a write transaction."""
     async with opened(database_url) as (store, host):
         await store.add("alice", response("a"), "[]", NOW)
         retention, database = Retention(store, host, 30, 100, 10**9), host.database
@@ -98,7 +98,7 @@ async def test_nobody_who_writes_waits_while_it_is_looked_for(database_url: str)
                 await retention.tidy()
 
 
-async def test_what_nobody_makes_any_more_is_failed_and_what_is_alive_is_not(database_url: str) -> None:
+async def test_responses_without_heartbeats_fail_and_live_ones_do_not(database_url: str) -> None:
     async with opened(database_url) as (store, host):
         retention, clock = Retention(store, host, None, 100, 10**9), cast(Watch, host.clock)
         for id in ("dead", "alive"):
@@ -112,14 +112,14 @@ async def test_what_nobody_makes_any_more_is_failed_and_what_is_alive_is_not(dat
         assert await store.ended("alive", response("alive"))
 
 
-async def test_what_gives_a_sign_of_life_though_it_was_old_by_the_clock_is_alive(
+async def test_a_response_with_new_heartbeats_is_alive_after_a_clock_change(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(database_url) as (store, host):
         clock = cast(Watch, host.clock)
         for id in ("dead", "alive"):
             await store.add_queued("alice", response(id, status="queued"), "[]", False)
-        clock.move(3600)  # it was set
+        clock.move(3600)  # the clock was set
 
         async def sleep(seconds: float) -> None:
             await store.beat(["alive"])
@@ -130,8 +130,10 @@ async def test_what_gives_a_sign_of_life_though_it_was_old_by_the_clock_is_alive
         assert found == ["failed", "queued"]
 
 
-async def test_of_what_is_failed_nothing_large_is_read(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a server that died there may be a hundred, of which each may have been asked megabytes."""
+async def test_failing_a_response_does_not_read_its_large_columns(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead server may leave a hundred of them with megabytes of input each."""
     read: list[Kept] = []
 
     async def fail(store: Store, kept: Kept) -> None:
@@ -145,7 +147,7 @@ async def test_of_what_is_failed_nothing_large_is_read(database_url: str, monkey
     assert [(one.id, one.input, one.events) for one in read] == [("dead", [], "")]
 
 
-async def test_a_line_of_responses_has_its_items_in_order_and_an_end(
+async def test_a_chain_of_responses_has_its_items_in_order_and_a_maximum_length(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.stored.store.MOST_TURNS", 100)
@@ -157,7 +159,7 @@ async def test_a_line_of_responses_has_its_items_in_order_and_an_end(
         found = [one["n"] for one in await store.items("alice", "99")]
         assert found == [word for n in range(100) for word in (f"in {n}", f"{n}")]
         await store.add("bob", response("bob", "0"), "[]", NOW)
-        with pytest.raises(BadCall, match="not found"):  # as if alice's were not there
+        with pytest.raises(BadCall, match="not found"):  # as if Alice's responses did not exist
             await store.items("bob", "bob")
         with pytest.raises(BadCall) as caught:
             await store.items("alice", "100")

@@ -1,4 +1,4 @@
-"""Callers' own templates over SQLite and PostgreSQL: versions, aliases, owners, YAML, counts."""
+"""Callers' own templates, with SQLite and PostgreSQL: versions, aliases, owners, YAML, counts."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def worded(text: str) -> dict[str, Any]:
     return {**GREET, "messages": [{"role": "user", "content": f"Hello {{{{who}}}}, {text}."}]}
 
 
-async def said(run: Running, model: str, who: dict[str, str] = A) -> str:
-    """What the model was asked, or the code of the error."""
+async def sent_or_code(run: Running, model: str, who: dict[str, str] = A) -> str:
+    """The last message that the model got, or the code of the error."""
     body = {"model": model, "messages": user("Bo")}
     response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who)
     if response.status != 200:
@@ -74,13 +74,17 @@ async def test_versions_stay_and_aliases_move(run: Running) -> None:
         "id": id, "name": "greet", "version": 1, "public": False, "aliases": {"production": 1, "latest": 1},
     }  # fmt: skip
     assert (await ok(run, "PUT", f"/custom/{id}", json=worded("two")))["version"] == 2
-    assert (await ok(run, "PUT", f"/custom/{id}", json=worded("two")))["version"] == 2, "the same again is no new one"
-    words = [await said(run, f"template:greet{version}") for version in ("", "@1", "@2", "@latest", "@production")]
+    assert (await ok(run, "PUT", f"/custom/{id}", json=worded("two")))["version"] == 2, (
+        "equal contents are not a new version"
+    )
+    words = [
+        await sent_or_code(run, f"template:greet{version}") for version in ("", "@1", "@2", "@latest", "@production")
+    ]
     assert [one.split(", ")[1] for one in words] == ["two.", "one.", "two.", "two.", "one."]
     moved = await ok(run, "PUT", f"/custom/{id}", json={"aliases": {"production": 2, "old": 1}})
     assert moved["aliases"] == {"production": 2, "old": 1, "latest": 2} and moved["version"] == 2
-    assert await said(run, "template:greet@production") == "Hello Bo, two."
-    assert await said(run, f"template:{id}@old") == "Hello Bo, one."
+    assert await sent_or_code(run, "template:greet@production") == "Hello Bo, two."
+    assert await sent_or_code(run, f"template:{id}@old") == "Hello Bo, one."
     moved = await ok(run, "PUT", f"/custom/{id}", json={**worded("three"), "aliases": ["production"]})
     assert moved["aliases"] == {"production": 3, "old": 1, "latest": 3}
     assert (await ok(run, "PUT", f"/custom/{id}", json={"aliases": {"old": None}}))["aliases"].keys() == {
@@ -92,10 +96,10 @@ async def test_versions_stay_and_aliases_move(run: Running) -> None:
     one = await ok(run, "GET", f"/{id}?version=1")
     assert (one["messages"], one["source"], one["id"]) == (GREET["messages"], "own", id)
     for version in ("@4", "@nope", "@old", "@x y"):
-        assert await said(run, f"template:greet{version}") == "template_version_not_found"
+        assert await sent_or_code(run, f"template:greet{version}") == "template_version_not_found"
 
 
-async def test_nobody_sees_or_changes_anothers_template(run: Running) -> None:
+async def test_other_callers_templates_are_not_accessible(run: Running) -> None:
     id = (await create(run))["id"]
     for method, path, body in (
         ("GET", "/greet", None), ("GET", f"/{id}", None), ("GET", "/greet/versions", None),
@@ -109,33 +113,39 @@ async def test_nobody_sees_or_changes_anothers_template(run: Running) -> None:
             error = await error_of(await ask(run, method, path, who, json=body), 404)
             assert error["code"] == "template_not_found", (method, path)
         assert (await ask(run, method, path, {}, json=body)).status == 401
-    assert await said(run, "template:greet", B) == await said(run, f"template:{id}", B) == "template_not_found"
+    assert (
+        await sent_or_code(run, "template:greet", B)
+        == await sent_or_code(run, f"template:{id}", B)
+        == "template_not_found"
+    )
     assert (await ok(run, "GET", "?category=own", B))["templates"] == []
     assert "own" not in str(await ok(run, "GET", "/categories", B))
     assert yaml.safe_load(await (await ask(run, "GET", "/export", B)).text()) == {"templates": []}
     assert [one["name"] for one in (await ok(run, "GET", "?category=own"))["templates"]] == ["greet"]
-    assert (await create(run, B, description="Bob's"))["id"] != id, "names are each owner's"
+    assert (await create(run, B, description="Bob's"))["id"] != id, "each owner has separate names"
     assert (await ok(run, "GET", "/greet"))["description"] == "Greets somebody."
     assert (await ok(run, "GET", "/greet", B))["description"] == "Bob's"
 
 
-async def test_public_ones_are_everybodys_to_use_and_the_owners_to_change(run: Running) -> None:
+async def test_public_templates_can_be_used_by_all_and_changed_by_their_owner(run: Running) -> None:
     id = (await create(run, is_public=True))["id"]
-    assert await said(run, "template:greet", B) == "Hello Bo, one."
+    assert await sent_or_code(run, "template:greet", B) == "Hello Bo, one."
     (listed,) = (await ok(run, "GET", "?category=own", B))["templates"]
     assert (listed["source"], listed["id"]) == ("public", id)
     for method, body in (("PUT", {"public": False}), ("DELETE", None)):
         await error_of(await ask(run, method, f"/custom/{id}", B, json=body), 404)
     mine = (await create(run, B, messages=[{"content": "Bob's {{who}}"}]))["id"]
-    assert await said(run, "template:greet", B) == "Bob's Bo", "one's own goes before a public one"
+    assert await sent_or_code(run, "template:greet", B) == "Bob's Bo", (
+        "the caller's own template takes precedence over a public one"
+    )
     assert len((await ok(run, "GET", "?category=own", B))["templates"]) == 1
     error = await error_of(await ask(run, "PUT", f"/custom/{mine}", B, json={"public": True}), 400)
     assert (error["param"], error["code"]) == ("public", "name_taken")
     await ok(run, "PUT", f"/custom/{id}", json={"public": False})
-    assert await said(run, "template:greet", OPS) == "template_not_found"
+    assert await sent_or_code(run, "template:greet", OPS) == "template_not_found"
     await ok(run, "PUT", f"/custom/{mine}", B, json={"public": True})
-    assert await ok(run, "DELETE", f"/custom/{mine}", OPS) == {"id": mine, "deleted": True}, "admins may take it away"
-    assert await said(run, "template:greet", B) == "template_not_found"
+    assert await ok(run, "DELETE", f"/custom/{mine}", OPS) == {"id": mine, "deleted": True}, "admins can delete it"
+    assert await sent_or_code(run, "template:greet", B) == "template_not_found"
     await create(run, B, is_public=True)
     await error_of(await ask(run, "DELETE", "/custom/greet", OPS), 404)
     assert (await ok(run, "PUT", "/custom/greet", json={"aliases": ["x"]}))["id"] == id
@@ -165,14 +175,14 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
 ]
 
 
-async def test_a_wrong_template_is_a_400_that_names_the_field(run: Running) -> None:
+async def test_an_invalid_template_is_a_400_naming_the_field(run: Running) -> None:
     for fields, param, says in WRONG:
         error = await error_of(await ask(run, "POST", "/custom", json={**GREET, **fields}), 400)
         assert error["param"] == param and says in error["message"], (fields, error)
     assert (await ok(run, "GET", "?category=own"))["templates"] == []
 
 
-async def test_nothing_grows_without_bound(run: Running) -> None:
+async def test_templates_versions_and_aliases_are_limited(run: Running) -> None:
     ids = [(await create(run, name=f"t{n}"))["id"] for n in range(3)]
     error = await error_of(await ask(run, "POST", "/custom", json=GREET), 400)
     assert error["code"] == "too_many_templates"
@@ -189,24 +199,24 @@ async def test_nothing_grows_without_bound(run: Running) -> None:
     await create(run, name="t2")
 
 
-async def test_many_writers_lose_no_version(start: Start, database_url: str) -> None:
+async def test_concurrent_writers_lose_no_version(start: Start, database_url: str) -> None:
     async with start(config(database_url, ", max_versions: 50").replace("max_versions: 4, ", "")) as run:
         id = (await create(run))["id"]
         told = await asyncio.gather(
             *(ok(run, "PUT", f"/custom/{id}", json=worded(f"number {n}")) for n in range(20)),
         )
         assert sorted(one["version"] for one in told) == list(range(2, 22))
-        codes = [await said(run, f"template:greet@{version}") for version in range(2, 22)]
+        codes = [await sent_or_code(run, f"template:greet@{version}") for version in range(2, 22)]
         assert len(set(codes)) == 20
         creations = await asyncio.gather(*(ask(run, "POST", "/custom", B, json=GREET) for _ in range(5)))
         assert sorted(one.status for one in creations) == [200, 400, 400, 400, 400]
         more = await asyncio.gather(
             *(ask(run, "POST", "/custom", B, json={**GREET, "name": f"more{n}"}) for n in range(8))
         )
-        assert sorted(one.status for one in more) == [200, 200, *[400] * 6], "three are the most"
+        assert sorted(one.status for one in more) == [200, 200, *[400] * 6], "at most three versions are kept"
 
 
-async def test_one_that_an_earlier_version_took_does_not_hide_the_others(run: Running) -> None:
+async def test_a_template_that_is_no_longer_valid_does_not_hide_the_others(run: Running) -> None:
     id = (await create(run))["id"]
     await create(run, name="fine")
     async with run.server.services.state["database"].writing() as connection:
@@ -214,10 +224,10 @@ async def test_one_that_an_earlier_version_took_does_not_hide_the_others(run: Ru
         await connection.execute(update(VERSIONS).where(VERSIONS.c.template == id).values(document=json.dumps(odd)))
     assert [one["name"] for one in (await ok(run, "GET", "?category=own"))["templates"]] == ["fine", "greet"]
     error = await error_of(await ask(run, "GET", "/greet"), 400)
-    assert error["code"] == "invalid_template" and await said(run, "template:fine") == "Hello Bo, one."
+    assert error["code"] == "invalid_template" and await sent_or_code(run, "template:fine") == "Hello Bo, one."
 
 
-async def test_what_goes_out_as_yaml_comes_in_again(run: Running) -> None:
+async def test_an_exported_yaml_file_can_be_imported(run: Running) -> None:
     id = (await create(run))["id"]
     await ok(run, "PUT", f"/custom/{id}", json={**worded("two\n{{who}}\n"), "aliases": ["production"]})
     await ok(run, "PUT", f"/custom/{id}", json=worded("three"))
@@ -239,8 +249,8 @@ async def test_what_goes_out_as_yaml_comes_in_again(run: Running) -> None:
         ("greet", 1, True), ("greet", 2, False), ("greet", 3, False), ("other", 1, True),
     ]  # fmt: skip
     assert told[2]["aliases"] == {"production": 2, "latest": 3}
-    assert await said(run, "template:greet@1", B) == "Hello Bo, one."
-    assert await said(run, "template:greet", B) == "Hello Bo, three."
+    assert await sent_or_code(run, "template:greet@1", B) == "Hello Bo, one."
+    assert await sent_or_code(run, "template:greet", B) == "Hello Bo, three."
     for kind, body, status, says in (
         ("application/yaml", "name: x\n", 400, "body:1: messages: this field is required"),
         ("application/yaml", "name: [", 400, "not YAML"),
@@ -257,32 +267,32 @@ async def test_what_goes_out_as_yaml_comes_in_again(run: Running) -> None:
     assert names == ["greet", "other"], "all come in, or none"
 
 
-async def test_the_most_used_are_popular(run: Running) -> None:
+async def test_popular_lists_the_most_used_templates(run: Running) -> None:
     id = (await create(run))["id"]
     assert (await ok(run, "GET", "/popular"))["templates"] == []
     for _ in range(2):
-        await said(run, "template:greet")
+        await sent_or_code(run, "template:greet")
     body = {"model": "demo", "messages": [], "template": {"name": "summarize", "variables": {"text": "x"}}}
     for who in (A, B, B):
         await whole(await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who))
     failed = await run.http.post(f"{run.url}/v1/chat/completions", json={**body, "template": "summarize"}, headers=A)
-    assert failed.status == 400, "what could not be filled was not used"
+    assert failed.status == 400, "a template that could not be filled does not count as used"
     popular = [(one["name"], one["uses"], one["id"]) for one in (await ok(run, "GET", "/popular"))["templates"]]
     assert popular == [("summarize", 3, None), ("greet", 2, id)]
     assert [one["name"] for one in (await ok(run, "GET", "/popular", B))["templates"]] == ["summarize"]
     assert len((await ok(run, "GET", "/popular?limit=1"))["templates"]) == 1
-    await said(run, "template:greet")
+    await sent_or_code(run, "template:greet")
     await run.server.reload()
     await ok(run, "DELETE", f"/custom/{id}")
     assert [one["name"] for one in (await ok(run, "GET", "/popular"))["templates"]] == ["summarize"]
 
 
-async def test_what_was_made_is_there_after_a_restart_and_odd_words_do_no_harm(start: Start, database_url: str) -> None:
+async def test_templates_survive_a_restart_and_unusual_characters_do_no_harm(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         await create(run, description="nul \0 and 🦊")
-        await said(run, "template:greet")
+        await sent_or_code(run, "template:greet")
     async with start(config(database_url)) as run:
-        assert await said(run, "template:greet") == "Hello Bo, one."
+        assert await sent_or_code(run, "template:greet") == "Hello Bo, one."
         (popular,) = (await ok(run, "GET", "/popular"))["templates"]
         assert (popular["uses"], popular["description"]) == (2, "nul \0 and 🦊")
         assert (await ok(run, "GET", "?search=%F0%9F%A6%8A"))["templates"] != []
@@ -292,8 +302,8 @@ async def test_what_was_made_is_there_after_a_restart_and_odd_words_do_no_harm(s
         for path in ("/%00", "/tpl_%00", "/greet?version=a%20b", "/tpl_", "/%F0%9F%A6%8A", "/x/versions"):
             assert (await ask(run, "GET", path)).status == 404, path
         for model in ("template:\0", "template:greet@\0", "template:tpl_'--", f"template:greet@{10**8}"):
-            assert (await said(run, model)).endswith("not_found")
-        assert await said(run, f"template:greet@{10**30}") == "template_version_not_found"
+            assert (await sent_or_code(run, model)).endswith("not_found")
+        assert await sent_or_code(run, f"template:greet@{10**30}") == "template_version_not_found"
         body = {"name": "greet", "version": 2**40, "variables": {"who": "x"}}
         assert (await ask(run, "POST", "/render", json=body)).status == 400
 

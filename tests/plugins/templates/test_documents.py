@@ -1,4 +1,4 @@
-"""Templates as they are written: what is refused, with its line, and what a variable takes."""
+"""Templates as files: what is refused, with its line, and which values a variable accepts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def document(text: str = "{{a}}", **fields: Any) -> Document:
         ({"type": "list", "items": "integer"}, [1, "2"], (1, 2)),
     ],
 )
-def test_a_variable_takes(variable: Any, given: JSON, value: object) -> None:
+def test_values_that_a_variable_accepts(variable: Any, given: JSON, value: object) -> None:
     made = Variable.model_validate(variable).read(given)
     assert made == value and type(made) is type(value)
 
@@ -73,12 +73,12 @@ def test_a_variable_takes(variable: Any, given: JSON, value: object) -> None:
         ({"type": "list", "items": "integer", "maximum": 5}, [1, 9], "has an item, [1], that must be at most 5"),
     ],
 )
-def test_a_variable_refuses(variable: Any, given: JSON, says: str) -> None:
+def test_values_that_a_variable_refuses(variable: Any, given: JSON, says: str) -> None:
     with pytest.raises(Wrong, match=re.escape(says)):
         Variable.model_validate(variable).read(given)
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     template = Template(document("{{a}}{{b}}", variables={"a": {"description": "Who."}, "b": {"type": "integer"}}))
     with pytest.raises(BadCall) as caught:
         template.messages({"b": "x", "c": 1, "d": 2}, 100)
@@ -125,7 +125,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         ),
     ],
 )
-def test_a_wrong_template_is_refused(fields: dict[str, Any], says: str) -> None:
+def test_an_invalid_template_is_refused(fields: dict[str, Any], says: str) -> None:
     text = {} if "messages" in fields else {"template": "{{a}}"}
     given: dict[str, Any] = {"name": "t", **text, "variables": ["a"], **fields}
     with pytest.raises(ValueError, match=re.escape(says)):
@@ -149,14 +149,14 @@ def test_a_wrong_template_is_refused(fields: dict[str, Any], says: str) -> None:
         ("x" * (4 * 1024 * 1024 + 1), "longer than 4194304 characters"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_line(text: str, says: str) -> None:
+def test_an_invalid_file_is_an_error_with_its_line(text: str, says: str) -> None:
     with pytest.raises(yamltext.Unreadable, match=re.escape(says)):
         yamltext.read("f.yaml", text)
 
 
-def test_words_stay_words_and_what_is_written_is_read_again() -> None:
+def test_text_stays_text_and_survives_writing_and_reading() -> None:
     text = "name: t\ntemplate: '{{a}}'\nvariables: {a: {type: enum, values: [yes, no, 2024-01-01]}}\n"
-    with pytest.raises(yamltext.Unreadable):  # 2024-01-01 is a word here, 3 is not
+    with pytest.raises(yamltext.Unreadable):  # 2024-01-01 is text here, 3 is not
         yamltext.read("f.yaml", text.replace("2024-01-01", "3"))
     documents = yamltext.read("f.yaml", text)
     assert documents[0].variables["a"].values == ("yes", "no", "2024-01-01")
@@ -164,7 +164,7 @@ def test_words_stay_words_and_what_is_written_is_read_again() -> None:
     assert again == documents
 
 
-def test_a_folder_is_read_whole_or_refused_whole(tmp_path: Path) -> None:
+def test_a_folder_is_read_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "a.yaml").write_text("name: a\naliases: [production]\ntemplate: one\n")
     (tmp_path / "in" / "b.yml").write_text("- {name: a, version: 2, template: two}\n- {name: b, template: three}\n")
@@ -192,7 +192,9 @@ def test_only_files_that_changed_are_read_again(tmp_path: Path) -> None:
     first = files.read(tmp_path)
     (tmp_path / "a.yaml").write_text("name: other\ntemplate: one\n")
     second = files.read(tmp_path)
-    assert [one.name for one in second] == ["other", "b", "c"] and second[1] is first[1], "what did not change is kept"
+    assert [one.name for one in second] == ["other", "b", "c"] and second[1] is first[1], (
+        "unchanged files are not read again"
+    )
     (tmp_path / "a.yaml").unlink()
     assert files.read(tmp_path) == second[1:] and len(files.known) == 1
 
@@ -209,7 +211,7 @@ def test_only_files_that_changed_are_read_again(tmp_path: Path) -> None:
         ({"text": "<a>{{a}}</a> {a}"}, "'{a}' is text; the variable is '{{a}}'"),
     ],
 )
-def test_what_is_hardly_meant_is_warned_of(fields: dict[str, Any], says: str) -> None:
+def test_probable_mistakes_cause_warnings(fields: dict[str, Any], says: str) -> None:
     good: dict[str, Any] = {"text": "stable " * 50 + "<a>{{a}}</a>", "description": "x", "example": {"a": "x"}}
     assert list(warnings(document(**good))) == []
     found = list(warnings(document(**{**good, **fields})))
@@ -223,7 +225,7 @@ def test_what_is_hardly_meant_is_warned_of(fields: dict[str, Any], says: str) ->
 @example("\x85", [])
 @example("a\nb\u2028c\u2029", ["yes"])
 @settings(max_examples=60, deadline=None)
-def test_any_words_survive_yaml(words: str, values: list[str]) -> None:
+def test_any_text_survives_yaml(words: str, values: list[str]) -> None:
     one = document(
         words.replace("{", "(").replace("\\", "/") + "{{a}}",
         description=words,
@@ -232,7 +234,7 @@ def test_any_words_survive_yaml(words: str, values: list[str]) -> None:
     assert yamltext.read("f.yaml", yamltext.write([one.as_json(), one.as_json()])) == [one, one]
 
 
-def test_a_template_that_just_fits_does_so_in_every_version() -> None:
+def test_the_size_limit_does_not_depend_on_version_and_aliases() -> None:
     bare = len(content_of(document("x" * 1000, variables={}).as_json()))
     largest = document("x" * (1000 + 65_536 - bare), variables={})
     assert Document.model_validate({**largest.as_json(), "version": 10**6, "aliases": ["production"]}).version == 10**6
@@ -252,18 +254,18 @@ def test_a_template_that_just_fits_does_so_in_every_version() -> None:
         ("example: {a: {1: x}}", "the key 1 is no text; put it in quotation marks"),
     ],
 )
-def test_what_only_yaml_can_say_is_refused(written: str, says: str) -> None:
+def test_yaml_values_that_json_does_not_have_are_refused(written: str, says: str) -> None:
     with pytest.raises(yamltext.Unreadable, match=re.escape(says)):
         yamltext.read("x.yaml", f"name: t\ntemplate: '{{{{a}}}}'\nvariables: [a]\n{written}\n")
 
 
-def test_what_is_missing_because_of_a_fault_inside_is_not_told() -> None:
+def test_follow_up_problems_are_not_reported() -> None:
     with pytest.raises(yamltext.Unreadable) as raised:
         yamltext.read("x.yaml", "name: t\nmessages: [{role: tool, content: x}]\n")
     assert len(raised.value.problems) == 1 and "messages.0.role" in raised.value.problems[0]
 
 
-def test_a_million_unknown_variables_take_no_memory() -> None:
+def test_a_million_unknown_variables_are_refused_with_little_memory() -> None:
     given = dict.fromkeys(map(str, range(100_000)), 1)
     _, problems = fill({name: Variable() for name in ("a", "b" * 60)}, given)
     assert sum(map(len, problems)) < 10_000
@@ -280,13 +282,13 @@ def test_a_million_unknown_variables_take_no_memory() -> None:
         ({"a": "Ana"}, ["hello"], "hello"),
     ],
 )
-def test_the_question_stays_the_callers_last_words(given: Any, messages: list[str], question: str) -> None:
+def test_the_question_is_the_callers_last_message(given: Any, messages: list[str], question: str) -> None:
     chat = Chat(tuple(Message("user", text) for text in messages))
     asked = Template(document("Greet {{a}}.", input="a")).asked(chat, given, 100)
     assert asked.question == question and asked.messages[0].text == "Greet Ana."
 
 
-def test_an_enum_of_the_schema_is_what_the_caller_gave() -> None:
+def test_an_enum_in_the_schema_is_filled_from_a_list() -> None:
     inside = {"anyOf": [{"enum": ["{{labels}}"]}, {"type": "null"}]}
     schema = {
         "type": "object",

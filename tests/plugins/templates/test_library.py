@@ -1,4 +1,4 @@
-"""The templates of this package: each is sound, renders its example, and gets an answer that fits."""
+"""The templates of this package: each is valid, renders its example, and gets an answer that matches its schema."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL = sorted(library.built_in().newest(), key=lambda one: one.document.name)
 NAMES = [one.document.name for one in ALL]
 
 
-def test_there_are_many_of_every_kind() -> None:
+def test_there_are_several_of_every_category() -> None:
     categories = {one.document.category for one in ALL}
     assert len(ALL) >= 60 and len(categories) >= 10
     assert {"summarize", "translate", "code_review", "explain_eli5"} <= set(NAMES)
@@ -26,18 +26,20 @@ def test_there_are_many_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("template", ALL, ids=NAMES)
-def test_each_is_described_and_sound(template: Template) -> None:
+def test_each_has_a_description_and_is_valid(template: Template) -> None:
     document = template.document
     assert list(warnings(document)) == []
     assert document.description and document.example
     assert all(variable.description for variable in document.variables.values())
     assert document.messages[0].role == "system"
     as_given = {"code", "data", "safety", "extraction"}
-    assert document.category in as_given or "anguage" in document.messages[0].content, "in which it answers"
+    assert document.category in as_given or "anguage" in document.messages[0].content, (
+        "it must name the language of the answer"
+    )
 
 
 @pytest.mark.parametrize("template", ALL, ids=NAMES)
-def test_each_says_what_it_was_given_and_nothing_unfilled(template: Template) -> None:
+def test_each_renders_its_example_without_unfilled_variables(template: Template) -> None:
     example = template.document.example
     said = "\n".join(one.text for one in template.messages(example, 1_000_000))
     for value in example.values():
@@ -47,13 +49,13 @@ def test_each_says_what_it_was_given_and_nothing_unfilled(template: Template) ->
     assert literal or "{{" not in said
 
 
-def test_a_value_cannot_bring_in_a_template() -> None:
+def test_a_value_is_not_rendered_as_a_template() -> None:
     template = library.built_in().names["summarize"][1]
     said = template.messages({"text": "{{length}} {{#text}}"}, 10_000)
     assert "{{length}} {{#text}}" in said[-1].text
 
 
-async def test_the_simulator_answers_each_as_its_schema_says(start: Start) -> None:
+async def test_the_simulators_answer_matches_each_schema(start: Start) -> None:
     async with start("plugins: {templates: {model: demo, custom: false}}\nchains: {chat: [templates]}\n") as run:
         for template in ALL:
             document = template.document

@@ -61,7 +61,7 @@ def test_the_first_model_that_can_chat(listed: list[ModelInfo], name: str | None
     assert first(listed) == name
 
 
-async def test_the_first_model_answers_where_the_settings_say_so(start: Start) -> None:
+async def test_the_first_model_answers_if_configured(start: Start) -> None:
     text = f"plugins: {{templates: {{model: '*', custom: false}}}}\nchains: {{chat: [templates]}}\n{KEYS}"
     async with start(text) as run:
         body: dict[str, Any] = {"model": "template:summarize", "messages": user("x")}
@@ -69,28 +69,30 @@ async def test_the_first_model_answers_where_the_settings_say_so(start: Start) -
         assert response.status == 200 and response.headers["x-gemmapy-model"] == "demo:latest"
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
         assert response.status == 200 and response.headers["x-gemmapy-model"] == "demo-vision:latest", (
-            "what the key opens"
+            "the first model that the key may use"
         )
         rendering = {"name": "summarize", "variables": {"text": "x"}}
         told = await whole(await run.http.post(f"{run.url}/api/templates/render", json=rendering, headers=A))
         assert told["model"] == "demo-vision:latest"
 
 
-async def test_no_template_is_listed_unless_the_settings_say_so(start: Start, tmp_path: Path) -> None:
+async def test_no_template_is_listed_by_default(start: Start, tmp_path: Path) -> None:
     async with start(listing(tmp_path, "model: demo")) as run:
         assert await ids(run) == set()
         assert (await error_of(await run.http.get(f"{run.url}/v1/models/template:greet"), 404))["param"] == "model"
 
 
-async def test_those_that_a_message_fills_are_listed_with_the_model_behind(start: Start, tmp_path: Path) -> None:
+async def test_listed_templates_need_no_variables_and_have_their_models_details(start: Start, tmp_path: Path) -> None:
     text = listing(tmp_path, "model: demo, listed: ['gr*', lost, 'extract_i*', hail]") + KEYS
     async with start(text) as run:
         for name in ("hail", "hidden"):
             made = {"name": name, "template": "Hail!", "public": True}
             await whole(await run.http.post(f"{run.url}/api/templates/custom", json=made, headers=B))
         assert await ids(run, B) == {"greet", "grammar_explain", "extract_invoice", "hail"}
-        assert await ids(run, A) == set(), "their model is not opened by this key"
-        assert await ids(run, C) == {"grammar_explain", "extract_invoice"}, "neither others' nor other models'"
+        assert await ids(run, A) == set(), "this key may not use their model"
+        assert await ids(run, C) == {"grammar_explain", "extract_invoice"}, (
+            "neither others' templates nor those of other models"
+        )
         async with run.client(api_key="b-key") as client:
             one = await client.models.retrieve("template:greet")
             answer = await client.chat.completions.create(model=one.id, messages=[{"role": "user", "content": "Ana"}])
@@ -102,6 +104,6 @@ async def test_those_that_a_message_fills_are_listed_with_the_model_behind(start
 
 
 @pytest.mark.parametrize("name", ["proxy", "container", "demo"])
-def test_the_packaged_configurations_say_what_answers_for_a_template(name: str) -> None:
+def test_the_packaged_configurations_set_the_model_of_templates(name: str) -> None:
     config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
     assert config["plugins"]["templates"]["model"]

@@ -1,4 +1,4 @@
-"""What the documentation and the command line say of templates is so."""
+"""The documentation page and the command line for templates are right."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ async def test_the_pages_python_runs_with_its_configuration(
     assert all(part in done.stdout for part in says)
 
 
-def test_the_pages_template_is_sound() -> None:
+def test_the_pages_template_is_valid() -> None:
     text = next(block for block in blocks(PAGE, "yaml") if block.startswith("name:"))
     (document,) = yamltext.read("page", text)
     assert list(warnings(document)) == []
 
 
-def test_the_command_line_looks_through_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_checks_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, odd, wrong = (tmp_path / name for name in ("good", "odd.yaml", "wrong.yaml"))
     good.mkdir()
     (good / "a.yaml").write_text(next(block for block in blocks(PAGE, "yaml") if block.startswith("name:")))

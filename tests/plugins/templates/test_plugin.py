@@ -52,7 +52,7 @@ async def run(start: Start, tmp_path: Path) -> AsyncIterator[Running]:
         yield running
 
 
-async def said(run: Running, **body: Any) -> tuple[list[tuple[str, str]], Any]:
+async def sent(run: Running, **body: Any) -> tuple[list[tuple[str, str]], Any]:
     """What reached the model: the messages by role, and the whole request."""
     await whole(await run.chat(use_cache=False, **body))
     seen = run.ollama.seen[-1].body
@@ -63,7 +63,7 @@ def greet(version: Any = None, **variables: Any) -> dict[str, Any]:
     return {"name": "greet", "version": version, "variables": variables}
 
 
-async def test_the_stock_sdk_names_a_template_in_either_way(run: Running) -> None:
+async def test_the_stock_sdk_can_name_a_template_in_both_ways(run: Running) -> None:
     bo: Any = user("Bo")
     async with run.client() as client:
         raw = await client.chat.completions.with_raw_response.create(
@@ -79,39 +79,39 @@ async def test_the_stock_sdk_names_a_template_in_either_way(run: Running) -> Non
             await client.chat.completions.create(model="demo", messages=[], extra_body={"template": "greet"})
 
 
-async def test_the_callers_messages_follow_and_its_options_win(run: Running) -> None:
-    messages, seen = await said(run, template=greet(1, who="Ana"), messages=user("and then?"), temperature=1)
+async def test_the_callers_messages_come_last_and_its_options_take_precedence(run: Running) -> None:
+    messages, seen = await sent(run, template=greet(1, who="Ana"), messages=user("and then?"), temperature=1)
     assert messages == [("system", "Be kind."), ("user", "Greet Ana 1 times."), ("user", "and then?")]
-    assert seen["model"] == "demo:latest", "the caller's model goes before the template's"
+    assert seen["model"] == "demo:latest", "the caller's model takes precedence over the template's"
     assert (seen["options"]["temperature"], seen["options"]["num_predict"]) == (1, 50)
     form = schema({"a": {"type": "string"}})
-    _, seen = await said(run, template="fixed", messages=[], response_format=form)
+    _, seen = await sent(run, template="fixed", messages=[], response_format=form)
     assert seen["format"]["required"] == ["a"]
-    _, seen = await said(run, template="fixed", messages=[])
+    _, seen = await sent(run, template="fixed", messages=[])
     assert seen["format"]["required"] == ["time"]
 
 
-async def test_the_callers_instructions_stand_before_what_is_asked(run: Running) -> None:
+async def test_the_callers_system_message_comes_before_the_question(run: Running) -> None:
     rhyme = [{"role": "system", "content": "Rhyme."}]
-    messages, _ = await said(run, model="template:greet@1", messages=[*rhyme, *user("Ana"), *rhyme])
+    messages, _ = await sent(run, model="template:greet@1", messages=[*rhyme, *user("Ana"), *rhyme])
     instructions = [("system", "Be kind."), ("system", "Rhyme.")]
     assert messages == [*instructions, ("user", "Greet Ana 1 times."), ("system", "Rhyme.")]
-    messages, _ = await said(run, model="template:greet", messages=[*rhyme, *user("Ana")])
+    messages, _ = await sent(run, model="template:greet", messages=[*rhyme, *user("Ana")])
     assert messages == [("system", "Rhyme."), ("user", "Hail Ana!")]
 
 
-async def test_the_first_message_fills_the_input_and_later_turns_follow(run: Running) -> None:
+async def test_the_first_message_fills_the_input_variable_and_later_turns_follow(run: Running) -> None:
     turns = [*user("Ana"), {"role": "assistant", "content": "Hello!"}, *user("Again.")]
-    messages, _ = await said(run, model="template:greet", messages=turns)
+    messages, _ = await sent(run, model="template:greet", messages=turns)
     assert messages == [("user", "Hail Ana!"), ("assistant", "Hello!"), ("user", "Again.")]
-    _, seen = await said(run, model="demo-vision", template="greet", messages=picture(data_url(), "Ana"))
+    _, seen = await sent(run, model="demo-vision", template="greet", messages=picture(data_url(), "Ana"))
     assert seen["messages"][0]["content"] == "Hail Ana!" and len(seen["messages"][0]["images"]) == 1
 
 
 async def test_a_message_that_becomes_empty_is_left_out(run: Running) -> None:
-    messages, _ = await said(run, template="maybe", messages=user("Hi"))
+    messages, _ = await sent(run, template="maybe", messages=user("Hi"))
     assert messages == [("user", "Hi")]
-    messages, _ = await said(run, template={"name": "maybe", "variables": {"a": "x"}}, messages=[])
+    messages, _ = await sent(run, template={"name": "maybe", "variables": {"a": "x"}}, messages=[])
     assert messages == [("system", "A")]
     error = await error_of(await run.chat(template="maybe", messages=[]), 400)
     assert (error["param"], error["code"]) == ("template.variables", "invalid_template_variables")
@@ -122,7 +122,7 @@ async def test_a_message_that_becomes_empty_is_left_out(run: Running) -> None:
     [(None, "Hail"), (2, "Hail"), ("2", "Hail"), ("latest", "Hail"), (1, "Greet"), ("production", "Greet")],
 )
 async def test_versions_and_aliases(run: Running, version: Any, text: str) -> None:
-    messages, _ = await said(run, template=greet(version, who="Ana"), messages=[])
+    messages, _ = await sent(run, template=greet(version, who="Ana"), messages=[])
     assert messages[-1][1].startswith(text)
 
 
@@ -147,13 +147,15 @@ async def test_versions_and_aliases(run: Running, version: Any, text: str) -> No
         ({"model": "template:greet", "template": "fixed"}, 400, "template.name", "invalid_parameter_combination"),
     ],
 )
-async def test_a_wrong_wish_names_its_field(run: Running, body: Any, status: int, param: str, code: str) -> None:
+async def test_an_invalid_field_is_named_in_the_error(
+    run: Running, body: Any, status: int, param: str, code: str
+) -> None:
     messages = [] if "model" not in body and body["template"] else user("Ana")
     error = await error_of(await run.chat(messages=[*messages, {"role": "system", "content": "x"}], **body), status)
     assert (error["param"], error["code"]) == (param, code)
 
 
-async def test_without_a_template_messages_are_needed_and_nothing_changes(run: Running) -> None:
+async def test_without_a_template_messages_are_required_and_unchanged(run: Running) -> None:
     for body in ({}, {"template": None}, {"use_cache": False}):
         assert (await error_of(await run.chat(messages=[], **body), 400))["code"] == "empty_array"
     response = await run.chat()
@@ -164,16 +166,16 @@ async def test_without_a_template_messages_are_needed_and_nothing_changes(run: R
     assert (await error_of(response, 400))["code"] == "template_not_for_this"
 
 
-async def test_a_template_that_says_it_all_needs_no_messages(run: Running) -> None:
+async def test_a_template_without_an_input_variable_needs_no_messages(run: Running) -> None:
     for model in ("template:fixed", "template:fixed@1"):
-        ((role, text),), _ = await said(run, model=model, messages=[])
+        ((role, text),), _ = await sent(run, model=model, messages=[])
         assert role == "user" and text.startswith("Say the time.")
     error = await error_of(await run.chat(model="template:greet", messages=[]), 400)
     assert (error["param"], error["code"]) == ("template.variables", "invalid_template_variables")
     assert (await error_of(await run.chat(model="experiment:fixed", messages=[]), 400))["code"] == "empty_array"
 
 
-async def test_ollamas_dialect_and_the_cache_know_templates(run: Running) -> None:
+async def test_templates_work_in_ollamas_dialect_and_with_the_cache(run: Running) -> None:
     body = {"model": "template:greet@1", "messages": user("Ana"), "stream": False}
     answer = await (await run.http.post(f"{run.url}/api/chat", json=body)).json()
     assert "Greet Ana 1 times." in answer["message"]["content"]
@@ -184,7 +186,7 @@ async def test_ollamas_dialect_and_the_cache_know_templates(run: Running) -> Non
     assert response.headers["x-gemmapy-cache"] == "miss"
 
 
-async def test_rendering_shows_what_would_be_asked_or_asks_it(run: Running) -> None:
+async def test_render_returns_the_messages_or_sends_them(run: Running) -> None:
     async def render(**body: Any) -> Any:
         return await run.http.post(f"{run.url}/api/templates/render", json=body)
 
@@ -214,7 +216,7 @@ async def test_rendering_shows_what_would_be_asked_or_asks_it(run: Running) -> N
         assert (await error_of(await render(**body), status))["param"] == param
 
 
-async def test_what_is_rendered_and_asked_takes_the_headers_of_any_chat(run: Running) -> None:
+async def test_render_with_a_call_takes_the_headers_of_any_chat(run: Running) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     head = {"traceparent": trace, "Cache-Control": "no-store"}
     body = {"name": "greet", "variables": {"who": "Ana"}, "generate": True}
@@ -252,18 +254,18 @@ async def test_templates_are_listed_page_by_page(run: Running) -> None:
         assert (await error_of(await run.http.get(f"{run.url}/api/templates{path}"), status))["param"] == param
 
 
-async def test_the_folder_is_read_again_and_a_wrong_one_changes_nothing(run: Running, tmp_path: Path) -> None:
+async def test_the_folder_is_reloaded_and_an_invalid_one_changes_nothing(run: Running, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("name: greet\ntemplate: Howdy.\n")
     await run.server.reload()
-    messages, _ = await said(run, template="greet", messages=[])
+    messages, _ = await sent(run, template="greet", messages=[])
     assert messages == [("user", "Howdy.")]
     (tmp_path / "own.yaml").write_text("name: greet\n")
     await run.server.reload()
-    messages, _ = await said(run, template="greet", messages=[])
+    messages, _ = await sent(run, template="greet", messages=[])
     assert messages == [("user", "Howdy.")]
 
 
-async def test_a_template_opens_no_model_that_the_callers_key_does_not(start: Start, tmp_path: Path) -> None:
+async def test_a_template_gives_no_access_to_a_model_that_the_key_may_not_use(start: Start, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
     text = (
         f"plugins: {{templates: {{path: '{tmp_path}', model: demo, custom: false}}}}\n"
@@ -293,7 +295,7 @@ async def test_a_template_opens_no_model_that_the_callers_key_does_not(start: St
         assert (await run.http.get(f"{run.url}/api/templates")).status == 401
 
 
-async def test_a_template_without_any_model_says_so(start: Start) -> None:
+async def test_a_template_without_any_model_is_a_clear_error(start: Start) -> None:
     async with start("plugins: {templates: {custom: false}}\nchains: {chat: [templates]}\n") as run:
         error = await error_of(await run.chat(model="template:summarize"), 400)
         assert (error["param"], error["code"]) == ("model", "template_without_model")
@@ -323,12 +325,12 @@ async def test_the_record_of_a_call_names_its_template(start: Start, tmp_path: P
         ("plugins: {templates: {pathh: x}}\nchains: {chat: []}\n", "did you mean 'path'?"),
     ],
 )
-def test_a_wrong_configuration_is_refused(text: str, says: str) -> None:
+def test_an_invalid_configuration_is_refused(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says.replace("?", r"\?")):
         configuration.read("proxy.yaml", text, registry.problems_of, {})
 
 
-async def test_a_wrong_folder_is_a_problem_of_the_file(start: Start, tmp_path: Path) -> None:
+async def test_an_invalid_folder_is_a_configuration_error(start: Start, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("name: x\n")
     with pytest.raises(
         ConfigError, match=r"proxy.yaml:\d+: plugins.templates: .*x.yaml:1: messages: this field is req"

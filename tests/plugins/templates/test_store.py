@@ -1,4 +1,4 @@
-"""Where a name leads is remembered for a moment, and for longer while the database is away."""
+"""Lookups by name are cached for a moment, and for longer while the database is down."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.clocks import Watch
 
 
 class Leaving(Database):
-    """A database that can be away, for those who read."""
+    """A database whose reads fail while `away` is set."""
 
     away = False
 
@@ -38,7 +38,7 @@ class Leaving(Database):
             yield connection
 
 
-async def test_processes_that_count_at_once_lose_nothing(database_url: str) -> None:
+async def test_concurrent_counts_of_several_processes_lose_nothing(database_url: str) -> None:
     database = Database(database_url, 10, 10)
     await database.migrate(FEATURE)
     host: Any = SimpleNamespace(database=database, clock=Watch())
@@ -58,7 +58,7 @@ def worded(text: str) -> Change:
     return Change(Document.model_validate({"name": "greet", "template": text}))
 
 
-async def test_a_change_is_seen_here_at_once_elsewhere_soon_and_outlives_a_database_for_a_minute(
+async def test_lookups_are_cached_for_a_second_and_for_a_minute_while_the_database_is_down(
     database_url: str,
 ) -> None:
     database, clock = Leaving(database_url, 3, 10), Watch()
@@ -92,7 +92,7 @@ async def test_a_change_is_seen_here_at_once_elsewhere_soon_and_outlives_a_datab
     await database.aclose()
 
 
-async def test_the_migrations_make_the_tables_that_the_code_asks(new_database_url: str) -> None:
+async def test_the_migrations_create_the_tables_that_the_code_uses(new_database_url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"version_table": "templates_version"})
         return list(compare_metadata(context, METADATA))

@@ -1,4 +1,4 @@
-"""The language of templates: what it gives, what it refuses, and that it stays linear and bounded."""
+"""The template language: rendering, errors, linear time and bounded size."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ VALUES: dict[str, Value] = {
         ("", ""),
     ],
 )
-def test_what_it_gives(text: str, expected: str) -> None:
+def test_rendering(text: str, expected: str) -> None:
     assert render(parse(text), VALUES, Page(1000)) == expected
 
 
@@ -77,21 +77,21 @@ def test_what_it_gives(text: str, expected: str) -> None:
         ("".join(f"{{{{#s{n}}}}}" for n in range(10)), "more than 8 nested sections"),
     ],
 )
-def test_what_it_refuses(text: str, says: str) -> None:
+def test_invalid_templates(text: str, says: str) -> None:
     with pytest.raises(Malformed, match=re.escape(says)):
         parse(text)
 
 
 @given(st.text(), st.text())
 @settings(max_examples=100, deadline=None)
-def test_a_value_comes_out_as_it_went_in(before: str, value: str) -> None:
+def test_a_value_is_rendered_unchanged(before: str, value: str) -> None:
     text = before.replace("{{", "{ {").replace("\\", "/") + "|{{v}}|"
     assert render(parse(text), {"v": value}, Page(10_000)) == text.removesuffix("{{v}}|") + value + "|"
 
 
 @given(st.text(alphabet="{}#^/!.\\ \nab", max_size=60))
 @settings(max_examples=100, deadline=None)
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         nodes = parse(text)
     except Malformed:
@@ -99,7 +99,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     render(nodes, {"a": ("x", "y"), "b": "z"}, Page(10_000))
 
 
-def test_what_grows_stops_before_it_takes_the_memory() -> None:
+def test_rendering_stops_at_its_size_limit() -> None:
     many = ("x",) * 300_000
     for text in ("{{#l}}{{big}}{{/l}}", "{{#l}}" + "{{none}}" * 1000 + "{{/l}}", "{{#l}}{{/l}}"):
         with pytest.raises(TooLong):
@@ -108,7 +108,7 @@ def test_what_grows_stops_before_it_takes_the_memory() -> None:
 
 
 @pytest.mark.parametrize("piece", ["\\{{", "{{a}} ", "{{#a}}{{/a}}", " \t", "\n {{! c }} \n", "{{!{{ }}", "\\\\"])
-def test_reading_takes_time_in_proportion(piece: str) -> None:
+def test_parsing_takes_linear_time(piece: str) -> None:
     def seconds(times: int) -> float:
         text = piece * times
         began = time.thread_time()
@@ -116,11 +116,11 @@ def test_reading_takes_time_in_proportion(piece: str) -> None:
         return time.thread_time() - began
 
     small, large = min(seconds(1_000) for _ in range(3)), min(seconds(10_000) for _ in range(3))
-    assert large < 60 * small + 0.05, "ten times the text may take ten times as long, not a hundred"
+    assert large < 60 * small + 0.05, "ten times the text may take ten times as long, not a hundred times"
 
 
-def test_all_messages_of_a_template_have_one_bound() -> None:
-    """Each by itself would be within it, and all of them keep everybody else waiting for many times as long."""
+def test_all_messages_of_a_template_share_one_size_limit() -> None:
+    """Each message alone would be within the limit, but rendering all would block the server many times as long."""
     said = [{"content": "{{#l}}{{/l}}x"}] * 3
     template = Template(Document.model_validate({"name": "t", "variables": {"l": {"type": "list"}}, "messages": said}))
     assert [one.text for one in template.messages({"l": [""] * 10_000}, 100)] == ["x"] * 3

@@ -1,4 +1,4 @@
-"""What the tests of records have in common."""
+"""Helpers for the tests of the record of calls."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def config(url: str, more: str = "", chain: str = "usage, cache, fallback, retry
 
 
 async def chat(run: Running, who: dict[str, str] = A, **body: Any) -> str:
-    """The request id of one chat call, whatever became of it."""
+    """Make a chat call, and return its request ID, whatever the outcome."""
     response = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, **body}, headers=who)
     await response.read()
     return str(response.headers["x-request-id"])
 
 
 async def get(run: Running, path: str, who: dict[str, str] = OPS, status: int = 200) -> Any:
-    """Its JSON, with decimals as they are written."""
+    """The response's JSON, with exact decimals."""
     response = await run.http.get(f"{run.url}{path}", headers=who)
     text = await response.text()
     assert response.status == status, text
@@ -55,7 +55,7 @@ def writer_of(run: Running) -> Writer:
 
 
 async def written(run: Running, count: int | None = None) -> list[dict[str, Any]]:
-    """The rows of calls once all is written; waits until there are so many."""
+    """The rows of calls, once everything is written and there are this many."""
     async with asyncio.timeout(30):
         while True:
             with suppress(DatabaseAway):

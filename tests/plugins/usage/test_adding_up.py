@@ -61,7 +61,7 @@ def total(found: Iterable[Mapping[Any, Any]], *columns: str) -> list[int]:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(CALLS, min_size=1, max_size=30), st.randoms())
-def test_however_calls_are_batched_their_sums_are_the_same(calls: list[CallEnded], chance: random.Random) -> None:
+def test_sums_do_not_depend_on_batches(calls: list[CallEnded], chance: random.Random) -> None:
     made = [call_row(one, one.model) for one in calls]
     whole, parts = sums.summed(made), batched(made, chance)
     assert whole == parts
@@ -112,17 +112,17 @@ async def embedding(run: Running, who: dict[str, str]) -> None:
     await (await run.http.post(f"{run.url}/v1/embeddings", json=body, headers=who)).read()
 
 
-async def leaving(run: Running, who: dict[str, str]) -> None:
+async def disconnecting(run: Running, who: dict[str, str]) -> None:
     body = {**ASK, "stream": True, "max_tokens": 400, "seed": 3}
     response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who)
     await response.content.readany()
     response.close()
 
 
-async def leaving_early(run: Running, who: dict[str, str]) -> None:
-    """Before anything of a whole answer has come."""
+async def disconnecting_early(run: Running, who: dict[str, str]) -> None:
+    """Disconnect before any of a whole answer has come."""
     body = {**ASK, "max_tokens": 4000, "seed": random.randrange(2**30)}
-    await run.ollama.until(lambda: run.ollama.running == 0)  # of those who left before
+    await run.ollama.until(lambda: run.ollama.running == 0)  # calls of clients that disconnected before
     asked = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who))
     await run.ollama.until(lambda: run.ollama.running > 0)
     asked.cancel()
@@ -130,7 +130,7 @@ async def leaving_early(run: Running, who: dict[str, str]) -> None:
 
 
 async def handing_over(run: Running, who: dict[str, str]) -> None:
-    """The first of two who share a stream leaves it to the other."""
+    """The first of two clients that share a stream disconnects."""
     body = {**ASK, "stream": True, "max_tokens": 400, "seed": random.randrange(2**30)}
     first, second = [await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who) for _ in range(2)]
     await second.content.readany()
@@ -152,20 +152,20 @@ FITTING = {"type": "object", "properties": {"a": {"type": "integer"}}, "required
 
 
 async def rejected(run: Running, who: dict[str, str]) -> None:
-    """Twice by one model, and then another answers, which has another price."""
+    """Rejected twice for one model, and then answered by another, which has another price."""
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": FITTING}}
     await asking(response_format=schema, seed=random.randrange(2**30), model="demo")(run, who)
 
 
 def saying(body: Mapping[str, Any]) -> Said | None:
-    """What one of the models says fits no schema."""
+    """An answer of one of the models that matches no schema."""
     return Said("no such thing") if body["model"] == "demo:latest" and body.get("format") else None
 
 
 KINDS: list[Ask] = [
     asking(), asking(), asking(stream=True, model="demo-rendered"), asking(model="demo-thinking"),
-    asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, leaving,
-    leaving_early, handing_over, cut, failed, rejected,
+    asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, disconnecting,
+    disconnecting_early, handing_over, cut, failed, rejected,
 ]  # fmt: skip
 UNPRICED = (
     "costs: {prices: {models: {'demo:*': {input: 0.15, output: 0.6, cached: 0.075}, 'demo-e*': {input: 0.013}, "
@@ -174,7 +174,7 @@ UNPRICED = (
 )
 
 
-async def test_calls_of_every_kind_add_up_everywhere(start: Start, database_url: str) -> None:
+async def test_rows_sums_and_statistics_agree_for_calls_of_every_kind(start: Start, database_url: str) -> None:
     text = config(database_url, UNPRICED, "metrics, usage, limits, cache, fallback, retry")
     text = text.replace('"limits": {}', '"limits": {"limits": [{"per": "all", "tokens_per_day": 1000000000}]}')
     text = text.replace(
@@ -185,21 +185,21 @@ async def test_calls_of_every_kind_add_up_everywhere(start: Start, database_url:
         random.Random(11).shuffle(kinds)
         for number, kind in enumerate(kinds):
             await kind(run, (A, B)[number % 2])
-        found = await written(run, 2 * (len(KINDS) + 2))  # two of them make two calls
+        found = await written(run, 2 * (len(KINDS) + 2))  # two of the kinds make two calls each
         outcomes = {(one["cache"], one["error"]) for one in found}
         assert {one["cost"] is None for one in found} == {True, False}
         assert {"hit", "miss"} <= {cache for cache, _ in outcomes}
         assert {"", "client_left", "upstream_cut", "model_not_found"} <= {error for _, error in outcomes}
         assert ("shared", "client_left") in outcomes
         assert any(one["fallback"] and not one["error"] for one in found)
-        await rows_are_summed(run, found)
-        await figures_are_the_rows(run, found)
-        await costs_are_the_rows(run, found)
-        await counters_are_the_rows(run, found)
+        await check_sums(run, found)
+        await check_figures(run, found)
+        await check_costs(run, found)
+        await check_counters(run, found)
 
 
-async def counters_are_the_rows(run: Running, found: list[dict[str, Any]]) -> None:
-    """Those of Prometheus; and a budget, of which embeddings that were kept take nothing."""
+async def check_counters(run: Running, found: list[dict[str, Any]]) -> None:
+    """Check Prometheus' counters, and a budget, which cached embeddings do not use."""
     page = await (await run.http.get(f"{run.url}/metrics", headers=OPS)).text()
 
     def counted(start: str, having: str = "") -> int:
@@ -218,7 +218,7 @@ async def counters_are_the_rows(run: Running, found: list[dict[str, Any]]) -> No
     assert [budget["limits"]["tokens_per_day"]["used"]] == [sum(total(made, "prompt_tokens", "completion_tokens"))]
 
 
-async def rows_are_summed(run: Running, found: list[dict[str, Any]]) -> None:
+async def check_sums(run: Running, found: list[dict[str, Any]]) -> None:
     for table in SUMS.values():
         summed = await rows(writer_of(run).database, table)
         for own in (0, 1):
@@ -227,7 +227,7 @@ async def rows_are_summed(run: Running, found: list[dict[str, Any]]) -> None:
             assert total(some, "calls") == [len(found)]
 
 
-async def figures_are_the_rows(run: Running, found: list[dict[str, Any]]) -> None:
+async def check_figures(run: Running, found: list[dict[str, Any]]) -> None:
     told = await get(run, "/api/metrics/dashboard?days=2")
     assert [told["total_requests"], *(told[name] for name in COUNTED)] == [len(found), *total(found, *COUNTED)]
     series = await get(run, "/api/metrics/timeseries?bucket=minute")
@@ -240,7 +240,7 @@ async def figures_are_the_rows(run: Running, found: list[dict[str, Any]]) -> Non
     assert total(results, "input_tokens", "num_model_requests") == [*total(found, "prompt_tokens"), len(found)]
 
 
-async def costs_are_the_rows(run: Running, found: list[dict[str, Any]]) -> None:
+async def check_costs(run: Running, found: list[dict[str, Any]]) -> None:
     day = "period=week"
     whole = await get(run, f"/api/costs/summary?{day}")
     mine = [await get(run, f"/api/costs/summary?{day}", who) for who in (A, B)]
@@ -273,7 +273,7 @@ def spent(parts: Iterable[Mapping[str, Any]], currency: str) -> Decimal:
 # --- processes -------------------------------------------------------------------------------------
 
 
-async def test_a_killed_process_loses_no_more_than_what_was_not_written(tmp_path: Path) -> None:
+async def test_a_killed_process_loses_only_unwritten_rows(tmp_path: Path) -> None:
     path, url = tmp_path / "c.yaml", f"sqlite:///{tmp_path}/records.db"
     path.write_text(
         f"listen: {{port: 0}}\nupstreams: {{demo: {{demo: {{}}}}}}\ndatabase: {{url: '{url}'}}\n"
@@ -304,4 +304,4 @@ async def test_several_servers_write_into_one_database(start: Start, database_ur
         await asyncio.gather(*(asking(seed=n)(run, A) for n in range(30) for run in (one, other)))
         await asyncio.gather(writer_of(one).flush(), writer_of(other).flush())
         assert (await get(one, "/api/metrics/dashboard")) == (await get(other, "/api/metrics/dashboard"))
-        await rows_are_summed(one, await written(other, 60))
+        await check_sums(one, await written(other, 60))

@@ -1,4 +1,4 @@
-"""What calls cost, added up exactly and told with all digits."""
+"""The costs of calls, added up exactly and shown with all digits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def told(rows: list[dict[str, Any]], column: str = "cost") -> Decimal:
     return sum((Decimal(one[column] or 0) for one in rows), Decimal(0)) / BILLION
 
 
-def test_money_is_spelled_with_all_its_digits() -> None:
+def test_money_is_written_with_all_its_digits() -> None:
     cases = {0: "0", 1: "0.000000001", 105_000: "0.000105", 10**9: "1", 12_500_000_000: "12.5", 10**12: "1000"}
     assert {number: spelled(number) for number in cases} == cases
 
@@ -33,15 +33,15 @@ def test_weeks_begin_on_monday_and_months_end() -> None:
     assert str(next_month(day)) == "2027-01-01"
 
 
-async def filled(run: Running) -> list[dict[str, Any]]:
+async def make_calls(run: Running) -> list[dict[str, Any]]:
     await chat(run, A), await chat(run, A), await chat(run, B, stream=True)
     await chat(run, A, model="demo-thinking")
     return await written(run, 4)
 
 
-async def test_what_a_caller_spent_who_is_forgotten_stays_in_everybodys_sum(start: Start, database_url: str) -> None:
+async def test_costs_of_a_deleted_caller_stay_in_the_overall_sum(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
-        await filled(run)
+        await make_calls(run)
         before = await get(run, "/api/admin/costs/all")
         async with run.http.delete(f"{run.url}/api/me/data", headers=B) as response:
             assert response.status == 200
@@ -53,7 +53,7 @@ async def test_what_a_caller_spent_who_is_forgotten_stays_in_everybodys_sum(star
 
 async def test_the_summary_is_the_sum_of_its_calls(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
-        found = await filled(run)
+        found = await make_calls(run)
         whole = await get(run, "/api/costs/summary")
         mine = await get(run, "/api/costs/summary?period=day", B)
         everybody = await get(run, "/api/admin/costs/all")
@@ -78,8 +78,8 @@ async def test_the_summary_is_the_sum_of_its_calls(start: Start, database_url: s
     assert projected["total_cost"] == whole["total_cost"] <= projected["projected_cost"]
 
 
-async def test_sums_of_more_than_a_database_counts_to_are_told(start: Start, database_url: str) -> None:
-    """Nine billion units are not much of every currency."""
+async def test_sums_beyond_the_databases_integers_are_exact(start: Start, database_url: str) -> None:
+    """Nine billion units are not much in some currencies."""
     async with start(config(database_url)) as run:
         await chat(run, A), await chat(run, A, model="demo-thinking")
         await written(run, 2)
@@ -100,7 +100,7 @@ async def test_sums_of_more_than_a_database_counts_to_are_told(start: Start, dat
 async def test_models_without_a_price_cost_null_and_are_counted(start: Start, database_url: str) -> None:
     more = "costs: {prices: {models: {demo: {input: 1, output: 1}}}}\n"
     async with start(config(database_url, more)) as run:
-        found = await filled(run)
+        found = await make_calls(run)
         whole = await get(run, "/api/costs/summary")
         since = int(found[0]["at"] / 1e6)
         billed = await get(run, f"/v1/organization/costs?start_time={since}&group_by=line_item")
@@ -119,13 +119,13 @@ async def test_models_without_a_price_cost_null_and_are_counted(start: Start, da
 
 async def test_without_prices_everything_costs_null(start: Start, database_url: str) -> None:
     async with start(config(database_url, "costs: {}\n")) as run:
-        await filled(run)
+        await make_calls(run)
         whole = await get(run, "/api/costs/summary")
     assert (whole["total_cost"], whole["currency"], whole["unpriced_requests"]) == (None, None, 4)
     assert (whole["energy_kwh"], whole["energy_cost"]) == (None, None)
 
 
-async def test_what_a_month_will_have_cost_is_null_where_nothing_had_a_price(start: Start, tmp_path: Path) -> None:
+async def test_the_projection_is_null_if_no_call_had_a_price(start: Start, tmp_path: Path) -> None:
     more = "costs: {prices: {models: {demo: {input: 1, output: 1}}}}\n"
     async with start(config(f"sqlite:///{tmp_path / 'records.db'}", more)) as run:
         await chat(run, A), await chat(run, B, model="demo-thinking")
@@ -139,9 +139,7 @@ async def test_what_a_month_will_have_cost_is_null_where_nothing_had_a_price(sta
     assert (bob["unpriced_requests"], nobody["unpriced_requests"], nobody["by_currency"]) == (1, 0, [])
 
 
-async def test_energy_that_nobody_told_of_is_not_known_and_none_that_was_drawn_is(
-    start: Start, database_url: str
-) -> None:
+async def test_unknown_energy_is_null_and_no_consumption_is_zero(start: Start, database_url: str) -> None:
     prices = "prices: {models: {'demo*': {input: 1, output: 1}}}"
     for energy, drawn, cost in (
         ("", None, None),
@@ -156,7 +154,7 @@ async def test_energy_that_nobody_told_of_is_not_known_and_none_that_was_drawn_i
         assert (whole["energy_cost"] is None) == (cost is None), energy
 
 
-async def test_what_upstreams_drew_is_told_only_of_those_of_which_it_is_known(start: Start, database_url: str) -> None:
+async def test_energy_is_reported_only_for_upstreams_with_known_power(start: Start, database_url: str) -> None:
     more = (
         "costs: {prices: {models: {'demo*': {input: 1, output: 1}}}, "
         "energy: {per_kwh: 0.3, watts: {local: {busy: 250}}}}\n"
@@ -187,7 +185,7 @@ async def test_what_upstreams_drew_is_told_only_of_those_of_which_it_is_known(st
 async def test_currencies_are_not_added_up(start: Start, database_url: str) -> None:
     prices = "{'*': {input: 1, output: 1}, 'demo-thinking*': {input: 1, output: 1, currency: EUR}}"
     async with start(config(database_url, f"costs: {{prices: {{models: {prices}}}}}\n")) as run:
-        found = await filled(run)
+        found = await make_calls(run)
         whole = await get(run, "/api/costs/summary")
         projected = await get(run, "/api/costs/projection")
     assert whole["total_cost"] is None and projected["projected_cost"] is None
@@ -199,7 +197,7 @@ async def test_currencies_are_not_added_up(start: Start, database_url: str) -> N
 
 async def test_openais_sdk_reads_usage_and_costs(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
-        found = await filled(run)
+        found = await make_calls(run)
         await (await run.http.post(f"{run.url}/v1/embeddings", json={"model": "demo-embed", "input": "hi"},
                                    headers=A)).read()  # fmt: skip
         embedded = (await written(run, 5))[-1]
@@ -222,9 +220,9 @@ async def test_openais_sdk_reads_usage_and_costs(start: Start, database_url: str
         await client.close()
 
 
-async def test_costs_come_page_by_page(start: Start, database_url: str) -> None:
+async def test_costs_are_paged(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
-        found = await filled(run)
+        found = await make_calls(run)
         client = openai.AsyncOpenAI(base_url=f"{run.url}/v1", api_key="o-key", admin_api_key="o-key", max_retries=0)
         usage, since = client.admin.organization.usage, int(found[0]["at"] / 1e6) - 2 * 86_400
         first = await usage.costs(start_time=since, limit=2, group_by=["line_item"])
@@ -246,7 +244,7 @@ async def test_costs_come_page_by_page(start: Start, database_url: str) -> None:
         ] == "limit"
 
 
-async def test_calls_without_money_are_no_second_currency(start: Start, tmp_path: Path) -> None:
+async def test_calls_without_a_price_are_not_a_second_currency(start: Start, tmp_path: Path) -> None:
     more = "costs: {prices: {models: {'demo:*': {input: 1, output: 1, currency: EUR}}}}\n"
     async with start(config(f"sqlite:///{tmp_path / 'records.db'}", more)) as run:
         for model in ("demo", "none", "demo-thinking"):

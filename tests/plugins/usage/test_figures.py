@@ -1,4 +1,4 @@
-"""Figures of calls: users see their own, admins everybody's, and all of them add up."""
+"""Statistics of calls: users see their own, admins all, and they add up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def run(start: Start, database_url: str) -> AsyncIterator[Running]:
         yield run
 
 
-async def test_the_dashboard_tells_of_everybody_to_admins(run: Running) -> None:
+async def test_admins_see_all_callers_on_the_dashboard(run: Running) -> None:
     told = await get(run, "/api/metrics/dashboard?days=7")
     assert (told["total_requests"], told["errors"], told["cache_hits"]) == (6, 2, 1)
     assert float(told["error_rate"]) == 0.3333 and float(told["cache_hit_rate"]) == 0.25
@@ -50,7 +50,7 @@ async def test_the_dashboard_tells_of_everybody_to_admins(run: Running) -> None:
     assert (told["worker"], told["workers"]) == (0, 1)
 
 
-async def test_users_see_their_own_only(run: Running) -> None:
+async def test_users_see_only_their_own_calls(run: Running) -> None:
     mine = await get(run, "/api/metrics/dashboard", B)
     assert (mine["total_requests"], mine["user"], "lost" in mine) == (2, "bob", False)
     assert (await get(run, "/api/metrics/dashboard?user=bob", B)) == mine
@@ -80,7 +80,7 @@ async def test_by_model_by_endpoint_and_by_error(run: Running) -> None:
     assert kinds == {"upstream_server": 1, "model_not_found": 1}
 
 
-async def test_calls_whose_model_is_none_have_null_everywhere(run: Running) -> None:
+async def test_calls_of_unknown_models_have_null_as_their_model(run: Running) -> None:
     since = run.server.services.clock.time() - 3600
     told = [
         (await get(run, "/api/metrics/models"))["models"],
@@ -106,11 +106,11 @@ async def test_calls_whose_model_is_none_have_null_everywhere(run: Running) -> N
         ("metrics/export.csv?from=x", "from"),
     ],
 )  # fmt: skip
-async def test_what_cannot_be_asked_for_is_told(run: Running, path: str, param: str | None) -> None:
+async def test_an_invalid_parameter_is_named_in_the_error(run: Running, path: str, param: str | None) -> None:
     assert (await get(run, f"/api/{path}", status=400))["error"]["param"] == param
 
 
-async def test_the_export_has_a_line_a_call_and_no_formulas(run: Running) -> None:
+async def test_the_export_has_one_line_per_call_and_no_formulas(run: Running) -> None:
     await chat(run, A, user="=cmd()", metadata={"a": "b"})
     await written(run, 7)
     response = await run.http.get(f"{run.url}/api/metrics/export.csv", headers=OPS)
@@ -124,7 +124,7 @@ async def test_the_export_has_a_line_a_call_and_no_formulas(run: Running) -> Non
     assert len((await past.text()).splitlines()) == 1
 
 
-async def test_an_export_is_read_bit_by_bit(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_export_is_read_in_chunks(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plugins.usage.export.CHUNK", 2)
     response = await run.http.get(f"{run.url}/api/metrics/export.csv", headers=OPS)
     lines = list(csv.DictReader(io.StringIO(await response.text())))
@@ -136,7 +136,7 @@ def at(day: float, number: int = 1) -> CallRow:
     return call_row(ended, "m")
 
 
-async def test_old_rows_go_and_their_days_stay(run: Running) -> None:
+async def test_old_rows_are_deleted_and_daily_sums_stay(run: Running) -> None:
     now = datetime.now(UTC).timestamp() / DAY
     database = writer_of(run).database
     await writer_of(run).put(Batch([at(now - 40, number) for number in range(5)] + [at(now - 3), at(now - 1)]))
@@ -158,7 +158,7 @@ async def rate(run: Running, who: dict[str, str], id: str, **body: Any) -> int:
     return response.status
 
 
-async def test_a_rating_counts_once_and_may_change(run: Running) -> None:
+async def test_a_rating_counts_once_and_can_change(run: Running) -> None:
     id = await chat(run, B)
     for rating in ("up", "up", "down", -1, 0, 1):
         assert await rate(run, B, id, rating=rating, comment="so so") == 200
@@ -169,14 +169,14 @@ async def test_a_rating_counts_once_and_may_change(run: Running) -> None:
     assert (row["rating"], row["comment"]) == (1, "so so")
 
 
-async def test_only_ones_own_calls_may_be_rated(run: Running) -> None:
+async def test_only_the_callers_own_calls_can_be_rated(run: Running) -> None:
     id = await chat(run, A)
     assert [await rate(run, who, id, rating="up") for who in (B, OPS)] == [404, 404]
     assert await rate(run, A, "never", rating="up") == 404
     assert await rate(run, A, id, rating="great") == 400 and await rate(run, A, id) == 400
 
 
-async def test_a_thumbs_down_takes_the_answer_out_of_the_cache(run: Running) -> None:
+async def test_a_thumbs_down_removes_the_answer_from_the_cache(run: Running) -> None:
     id = await chat(run, A, seed=1)
     await chat(run, A, seed=1)
     body = {"request_id": id, "rating": "down"}
@@ -188,7 +188,7 @@ async def test_a_thumbs_down_takes_the_answer_out_of_the_cache(run: Running) -> 
     assert [one["cache"] for one in await rows(writer_of(run).database)][6:8] == ["miss", "hit"]
 
 
-async def test_of_calls_with_one_id_the_newest_is_rated(run: Running) -> None:
+async def test_of_calls_with_one_request_id_the_newest_is_rated(run: Running) -> None:
     for _ in range(2):
         await (await run.http.post(f"{run.url}/v1/embeddings", json={"model": "demo-embed", "input": "x"},
                                    headers={**A, "x-request-id": "mine"})).read()  # fmt: skip
@@ -196,7 +196,7 @@ async def test_of_calls_with_one_id_the_newest_is_rated(run: Running) -> None:
     assert [one["rating"] for one in await rows(writer_of(run).database) if one["call"] == "mine"] == [0, 1]
 
 
-async def test_an_export_that_cannot_begin_is_a_503_and_one_that_breaks_off_is_seen_to(
+async def test_an_export_that_cannot_begin_is_a_503_and_one_that_fails_later_is_cut_off(
     run: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def some(self: Export, *asked: Any) -> Any:
@@ -223,11 +223,11 @@ async def test_an_export_that_cannot_begin_is_a_503_and_one_that_breaks_off_is_s
         ("/api/costs/summary?from=0001-01-01&to=0001-01-02", 200),
     ],
 )
-async def test_odd_questions_are_nobodys_fault(run: Running, path: str, status: int) -> None:
+async def test_unusual_parameters_cause_no_server_error(run: Running, path: str, status: int) -> None:
     await get(run, path, status=status)
 
 
-async def test_odd_names_are_nobodys_fault(run: Running) -> None:
+async def test_unusual_names_cause_no_server_error(run: Running) -> None:
     rated = await run.http.post(f"{run.url}/v1/feedback", json={"request_id": "a\0b", "rating": 1}, headers=A)
     also = await run.http.post(f"{run.url}/api/metrics/a%00b/rate", json={"rating": 1}, headers=A)
     assert (rated.status, also.status) == (404, 404)
@@ -237,7 +237,7 @@ async def test_odd_names_are_nobodys_fault(run: Running) -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "demo:latest", "cheap"])
-async def test_a_model_is_picked_by_any_of_its_names(start: Start, database_url: str, name: str) -> None:
+async def test_a_model_can_be_selected_by_any_of_its_names(start: Start, database_url: str, name: str) -> None:
     async with start(config(database_url, "models: {cheap: {alias: demo}}\n")) as run:
         await chat(run), await chat(run, model="cheap"), await chat(run, model="demo-thinking")
         await written(run, 3)

@@ -1,4 +1,4 @@
-"""Calls that plugins make for their own ends are no part of the call that they are made for."""
+"""Internal calls that plugins make are recorded separately from the call that caused them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.plugins.cache.test_semantic import AGAIN, FRANCE
 from tests.plugins.usage.asking import OPS, A, chat, config, get, written
 
 
-async def test_vectors_of_a_question_are_a_call_of_their_own(start: Start, tmp_path: Path) -> None:
-    """Of no template, and not what is rated by the request's id."""
+async def test_the_embedding_of_a_question_is_recorded_as_an_internal_call(start: Start, tmp_path: Path) -> None:
+    """It has no template, and is not the call that is rated by the request ID."""
     text = config(f"sqlite:///{tmp_path}/r.db", chain="metrics, usage, templates, cache")
     text = text.replace('"cache": {}', '"cache": {"semantic": {"model": "demo-embed"}}')
     async with start(text) as run:
@@ -26,7 +26,7 @@ async def test_vectors_of_a_question_are_a_call_of_their_own(start: Start, tmp_p
         assert (await get(run, "/api/metrics/endpoints", OPS))["endpoints"][0]["satisfaction"]["down"] == 1
 
 
-async def test_an_answer_that_is_generated_anew_to_audit_another_is_recorded(start: Start, tmp_path: Path) -> None:
+async def test_an_answer_generated_for_an_audit_is_recorded(start: Start, tmp_path: Path) -> None:
     text = config(f"sqlite:///{tmp_path}/r.db", chain="metrics, usage, cache")
     text = text.replace('"cache": {}', '"cache": {"semantic": {"model": "demo-embed", "audit": 1}}')
     async with start(text) as run:

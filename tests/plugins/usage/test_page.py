@@ -25,7 +25,7 @@ OWN = "[$('whose').hidden, $('of-users').hidden, $('status').textContent.endsWit
 
 
 def cells(table: str) -> str:
-    """The texts of a table's rows, as JavaScript."""
+    """A JavaScript expression for the texts of a table's rows."""
     return f"[...document.querySelectorAll('#{table} tbody tr')].map(row => [...row.cells].map(one => one.textContent))"
 
 
@@ -57,7 +57,7 @@ async def calls(run: Running) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-async def test_the_page_shows_what_the_endpoints_tell(start: Start, tmp_path: Path) -> None:
+async def test_the_page_shows_the_endpoints_figures(start: Start, tmp_path: Path) -> None:
     (home := tmp_path / "browser").mkdir()
     more = f"listen: {{port: 0, base_path: {PREFIX}}}\n"
     async with (
@@ -80,7 +80,7 @@ async def test_the_page_shows_what_the_endpoints_tell(start: Start, tmp_path: Pa
         assert await tab.js("document.querySelectorAll('#chart .bar-0').length") == 1
         await chosen(tab, "user", "bob", "document.querySelector('#figures dd').textContent === '1'")
         assert [row[0] for row in await tab.js(cells("models"))] == ["demo-thinking:latest"]
-        assert [row[0] for row in await tab.js(cells("users"))] == ["alice", "bob"]  # so that one may go back
+        assert [row[0] for row in await tab.js(cells("users"))] == ["alice", "bob"]  # so that the browser can go back
         for days in ("1", "30", "90"):
             await chosen(tab, "days", days, f"$('points').textContent !== '' && $('days').value === '{days}'")
         for what in await tab.js("[...$('what').options].map(one => one.value)"):
@@ -93,7 +93,7 @@ async def test_the_page_shows_what_the_endpoints_tell(start: Start, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-async def test_users_see_their_own_on_the_page(start: Start, tmp_path: Path) -> None:
+async def test_users_see_only_their_own_calls_on_the_page(start: Start, tmp_path: Path) -> None:
     (home := tmp_path / "browser").mkdir()
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run, browser(home, run.http) as tab:
         await calls(run)

@@ -13,13 +13,13 @@ from tests.plugins.usage.asking import OPS, A, chat, config, get, writer_of, wri
 from tests.servers import PostgresServer
 
 
-async def test_prices_set_while_the_server_runs_hold_from_then_on(start: Start, database_url: str) -> None:
+async def test_prices_set_at_run_time_apply_from_then_on(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run, start(config(database_url)) as other:
         await chat(run)
         put = {"models": {"demo*": {"input": 1.5, "output": 6, "cached": 0.75}}, "cloud": {"*": None}}
         response = await run.http.put(f"{run.url}/api/admin/costs/pricing", json=put, headers=OPS)
         assert response.status == 200
-        await get(other, "/api/admin/costs/pricing")  # which looks at once; unasked it looks every two seconds
+        await get(other, "/api/admin/costs/pricing")  # reads prices at once; by itself it does every two seconds
         for one in (run, other):
             await chat(one, A, seed=1)
             await writer_of(one).flush()
@@ -36,7 +36,7 @@ async def test_prices_set_while_the_server_runs_hold_from_then_on(start: Start, 
     assert listed["cloud"]["*"][0]["input"] is None
 
 
-async def test_of_prices_set_at_once_the_one_that_is_written_last_is_found_too(start: Start, database_url: str) -> None:
+async def test_prices_set_concurrently_are_all_found(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         put = {"models": {"other": {"input": 1}}}
         response = await run.http.put(f"{run.url}/api/admin/costs/pricing", json=put, headers=OPS)
@@ -53,7 +53,7 @@ def cached(row: dict[str, Any]) -> int:
     return int((row["prompt_tokens"] - known) * 150 + known * 75)
 
 
-async def test_the_last_known_prices_hold_while_the_database_is_away(start: Start, postgres: PostgresServer) -> None:
+async def test_the_last_known_prices_apply_while_the_database_is_down(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     url = await postgres.create("prices_away")
@@ -68,9 +68,7 @@ async def test_the_last_known_prices_hold_while_the_database_is_away(start: Star
         assert row["cost"] > 0
 
 
-async def test_a_reload_while_the_database_is_away_keeps_the_prices_that_were_set(
-    start: Start, postgres: PostgresServer
-) -> None:
+async def test_a_reload_while_the_database_is_down_keeps_the_prices(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     url = await postgres.create("reloaded_prices")

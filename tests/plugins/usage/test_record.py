@@ -1,4 +1,4 @@
-"""One row a call, over either database."""
+"""One row per call, with either database."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.conftest import ASK, Start
 from tests.plugins.usage.asking import KEYS, A, chat, config, get, rows, until, writer_of, written
 
 
-def test_a_row_fills_the_columns_in_their_order() -> None:
+def test_a_row_has_the_tables_columns_in_order() -> None:
     columns = [column.name for column in CALLS.columns]
     assert list(CallRow._fields) == columns[1:-2] and columns[-2:] == ["rating", "comment"]
     assert list(AttemptRow._fields) == [column.name for column in ATTEMPTS.columns][1:]
 
 
-async def test_a_call_is_recorded_with_what_it_took(start: Start, database_url: str) -> None:
+async def test_a_call_is_recorded_with_its_figures(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         id = await chat(run, user="ann", metadata={"team": "blue"}, stream=True, stream_options={"include_usage": True})
         (row,) = await written(run, 1)
@@ -44,7 +44,7 @@ async def test_a_call_is_recorded_with_what_it_took(start: Start, database_url: 
     assert row["energy_mj"] == round((30_000 * row["load_ns"] + 250_500 * busy) / 1e9)
 
 
-async def test_failed_cut_and_repeated_calls_are_recorded_too(start: Start, database_url: str) -> None:
+async def test_failed_cut_off_and_repeated_calls_are_recorded_too(start: Start, database_url: str) -> None:
     ollama = Simulator(faults=[Fault("eof", after=3)])
     async with start(config(database_url), ollama) as run:
         await chat(run, stream=True)
@@ -61,8 +61,8 @@ async def test_failed_cut_and_repeated_calls_are_recorded_too(start: Start, data
     assert kept["energy_mj"] == 0 and kept["prompt_tokens"] == made["prompt_tokens"]
 
 
-async def test_tries_that_go_well_at_once_are_counted_together(start: Start, database_url: str) -> None:
-    """Their calls have rows of their own, which say as much."""
+async def test_attempts_that_succeed_at_once_share_one_row(start: Start, database_url: str) -> None:
+    """The rows of their calls already have the details."""
     async with start(config(database_url)) as run:
         for number in range(3):
             await chat(run, messages=[{"role": "user", "content": f"question {number}"}])
@@ -75,9 +75,7 @@ async def test_tries_that_go_well_at_once_are_counted_together(start: Start, dat
     assert [(one["model"], one["attempts"]) for one in told["by_model"]] == [("demo:latest", 3)]
 
 
-async def test_every_try_of_a_call_that_fails_once_has_a_row_and_the_statistics_read_them(
-    start: Start, database_url: str
-) -> None:
+async def test_every_attempt_of_a_call_with_a_failure_has_a_row(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
         id = await chat(run)
         (row,) = await written(run, 1)
@@ -92,7 +90,7 @@ async def test_every_try_of_a_call_that_fails_once_has_a_row_and_the_statistics_
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_is_recorded(start: Start, database_url: str, stream: bool) -> None:
+async def test_a_client_that_disconnects_is_recorded(start: Start, database_url: str, stream: bool) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("stall", after=2)])) as run:
         body = json.dumps({**ASK, "stream": stream, "max_tokens": 500})
         response = run.http.post(
@@ -110,9 +108,7 @@ async def test_a_client_that_leaves_is_recorded(start: Start, database_url: str,
     assert row["error"] == "client_left"
 
 
-async def test_a_call_that_a_stopping_server_cuts_is_recorded_as_such_and_is_a_failure(
-    start: Start, tmp_path: Path
-) -> None:
+async def test_a_call_cut_off_by_shutdown_is_recorded_as_a_failure(start: Start, tmp_path: Path) -> None:
     text = config(f"sqlite:///{tmp_path / 'r.db'}") + "listen: {port: 0, drain: 0}\n"
     async with start(text, Simulator(faults=[Fault("stall", after=2)])) as run:
         answer = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, "stream": True}, headers=A)
@@ -124,7 +120,9 @@ async def test_a_call_that_a_stopping_server_cuts_is_recorded_as_such_and_is_a_f
     assert (told["total_requests"], told["errors"], told["client_left"]) == (1, 1, 0)
 
 
-async def test_a_try_that_its_client_broke_off_has_a_row_and_is_no_failure(start: Start, database_url: str) -> None:
+async def test_an_attempt_cancelled_by_its_client_has_a_row_and_is_not_a_failure(
+    start: Start, database_url: str
+) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("stall")])) as run:
         asking = asyncio.ensure_future(chat(run))
         await run.ollama.until(lambda: run.ollama.running == 1)
@@ -138,7 +136,7 @@ async def test_a_try_that_its_client_broke_off_has_a_row_and_is_no_failure(start
     assert row["attempts"] == 1 and row["prompt_tokens"] and told["errors"] == {}
 
 
-async def test_who_may_not_ask_is_recorded_and_costs_nothing(start: Start, tmp_path: Path) -> None:
+async def test_a_forbidden_call_is_recorded_without_costs(start: Start, tmp_path: Path) -> None:
     keys = "keys: {alice: {key: a-key, models: [demo], routes: [chat]}, ops: {key: o-key, role: admin}}\n"
     text = config(f"sqlite:///{tmp_path / 'r.db'}").replace(KEYS, keys)
     async with start(text) as run:
@@ -161,7 +159,7 @@ async def test_who_may_not_ask_is_recorded_and_costs_nothing(start: Start, tmp_p
     assert (found[0]["client_user"], found[0]["asked"], found[0]["model"]) == ("ann", "demo-thinking", "")
 
 
-async def test_what_a_client_makes_up_does_not_break_a_row(start: Start, database_url: str) -> None:
+async def test_unusual_values_of_a_client_do_not_prevent_a_row(start: Start, database_url: str) -> None:
     strange: list[dict[str, Any]] = [
         {"user": "nul \0 and \ud83d\ude00"},
         {"metadata": {"a": "b\0c"}},
@@ -178,7 +176,7 @@ async def test_what_a_client_makes_up_does_not_break_a_row(start: Start, databas
     assert len(found[3]["metadata"]) < 100
 
 
-async def test_the_migrations_make_the_tables_as_they_are_described(new_database_url: str) -> None:
+async def test_the_migrations_create_the_tables_that_the_code_uses(new_database_url: str) -> None:
     database = Database(new_database_url, 1, 10)
     await database.migrate(FEATURE)
     async with database.reading() as connection:
@@ -188,7 +186,7 @@ async def test_the_migrations_make_the_tables_as_they_are_described(new_database
     assert [one for one in found if not (one[0] == "remove_table" and one[1].name not in names)] == []
 
 
-async def test_what_is_old_goes_also_after_a_failure(start: Start, tmp_path: Path, monkeypatch: Any) -> None:
+async def test_old_rows_are_deleted_even_after_a_failure(start: Start, tmp_path: Path, monkeypatch: Any) -> None:
     async def tidy(self: Retention) -> None:
         tries.append(1)
         raise ValueError("once")
@@ -200,7 +198,7 @@ async def test_what_is_old_goes_also_after_a_failure(start: Start, tmp_path: Pat
         await until(lambda: len(tries) > 2)
 
 
-async def test_callers_whose_names_begin_alike_are_two(start: Start, database_url: str) -> None:
+async def test_callers_with_a_common_long_prefix_are_distinct(start: Start, database_url: str) -> None:
     head = "identity_header: {user: x-user}\nlisten: {port: 0, drain: 1, trusted_proxies: ['127.0.0.1']}\n"
     async with start(config(database_url, head)) as run:
         long = "a" * 200
@@ -215,7 +213,7 @@ async def test_callers_whose_names_begin_alike_are_two(start: Start, database_ur
     assert (told, rated) == ([1, 0], [404, 200])
 
 
-async def test_of_embeddings_only_what_is_new_costs(start: Start, database_url: str) -> None:
+async def test_cached_embeddings_cost_nothing(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         for texts in (["some words", "others"], ["some words", "others", "and new ones", "and new ones"]):
             body = {"model": "demo-embed", "input": texts}

@@ -1,4 +1,4 @@
-"""Answers that are made and not given cost what they took, by the models that made them."""
+"""Answers that are generated and not delivered cost their tokens, by the price of the model that generated them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,12 @@ def chained(folder: Path, chain: str) -> str:
 
 
 def said(body: dict[str, Any]) -> Said:
-    """What one of the models says fits no schema."""
+    """An answer of one of the models that matches no schema."""
     return Said("no such thing" if body["model"] == "demo:latest" else '{"a": 1}')
 
 
 @pytest.mark.parametrize("chain", ["metrics, usage, limits, cache, fallback", "usage, limits, fallback"])
-async def test_an_answer_is_paid_by_the_price_of_the_model_that_made_it(
-    start: Start, tmp_path: Path, chain: str
-) -> None:
+async def test_a_rejected_answer_costs_the_price_of_its_model(start: Start, tmp_path: Path, chain: str) -> None:
     async with start(chained(tmp_path, chain), Simulator(say=said)) as run:
         body = {**ASK, "messages": [{"role": "user", "content": WORDS}], "response_format": SCHEMA}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
@@ -67,8 +65,8 @@ async def test_an_answer_is_paid_by_the_price_of_the_model_that_made_it(
         assert Decimal(taken["money_per_day"]) * 10**9 == one["cost"]
 
 
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
-    """All that is held back."""
+def held_back(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
+    """A list to which every answer that is held back is added."""
     found: list[Made] = []
     report_cost: Callable[..., Any] = repair.report_cost
 
@@ -80,8 +78,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
     return found
 
 
-async def left(run: Running, held: list[Made], pieces: int, **body: Any) -> dict[str, Any]:
-    """The row of a stream whose client leaves when so many pieces of the answer are held back."""
+async def disconnected(run: Running, held: list[Made], pieces: int, **body: Any) -> dict[str, Any]:
+    """The row of a stream whose client disconnects once this many pieces of the answer are held back."""
     asked = {**ASK, "messages": [{"role": "user", "content": WORDS}], "stream": True, **body}
     asking = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=asked, headers=A))
     async with asyncio.timeout(30):
@@ -95,28 +93,28 @@ async def left(run: Running, held: list[Made], pieces: int, **body: Any) -> dict
 
 
 @pytest.mark.parametrize("chain", ["usage", "usage, cache", "usage, cache, fallback, retry"])
-async def test_a_forced_call_that_is_left_midway_costs_what_was_made_of_it(
+async def test_a_forced_tool_call_abandoned_midway_costs_its_tokens_so_far(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: str
 ) -> None:
-    held = watched(monkeypatch)
+    held = held_back(monkeypatch)
     async with start(chained(tmp_path, chain), Simulator(faults=[Fault("stall", after=4)])) as run:
-        row = await left(run, held, 4, **CALLED)
+        row = await disconnected(run, held, 4, **CALLED)
     assert (row["error"], row["model"], row["attempts"]) == ("client_left", "demo:latest", 1)
     assert row["estimated"] == "prompt_tokens completion_tokens"
     assert (row["prompt_tokens"], row["completion_tokens"], row["cost"]) == (21, 4, 29_000)
 
 
-async def test_what_a_model_thought_before_a_forced_call_is_told_apart(
+async def test_reasoning_before_a_forced_tool_call_is_counted_separately(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = watched(monkeypatch)
+    held = held_back(monkeypatch)
     thinking = Simulator(faults=[Fault("stall", after=30)], say=lambda body: Said("x" * 200, thinking="so " * 5))
     async with start(chained(tmp_path, "usage"), thinking) as run:
-        row = await left(run, held, 30, model="demo-thinking", **CALLED)
+        row = await disconnected(run, held, 30, model="demo-thinking", **CALLED)
     assert row["completion_tokens"] == 30 and 0 < row["thinking_tokens"] < 30
 
 
-async def test_a_forced_call_that_is_cut_and_tried_again_costs_both(start: Start, tmp_path: Path) -> None:
+async def test_a_forced_tool_call_that_is_cut_off_and_retried_costs_both_attempts(start: Start, tmp_path: Path) -> None:
     async with start(chained(tmp_path, "usage, retry"), Simulator(faults=[Fault("eof", after=4)])) as run:
         body = {"stream": True, "stream_options": {"include_usage": True}, **CALLED}
         await chat(run, A, **body)
@@ -128,10 +126,10 @@ async def test_a_forced_call_that_is_cut_and_tried_again_costs_both(start: Start
 
 @pytest.mark.parametrize("chain", ["usage", "usage, cache"])
 @pytest.mark.parametrize("form", [{}, {"stream": True}, {"response_format": {"type": "json_object"}}])
-async def test_what_was_made_of_several_answers_costs_though_nothing_of_them_is_given(
+async def test_generated_choices_cost_although_none_is_delivered(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: str, form: dict[str, Any]
 ) -> None:
-    """Their client leaves while one of three has not begun yet."""
+    """The client disconnects while one of three choices has not begun yet."""
     merged: list[choices.MergedReplies] = []
 
     class Watched(choices.MergedReplies):

@@ -1,4 +1,4 @@
-"""Figures by the prompt template of calls, in databases that were there before these."""
+"""Statistics by prompt template, also in databases from before this feature."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.plugins.usage.asking import OPS, A, B, chat, config, get, rows, writt
 from tests.plugins.usage.test_writer import row
 
 
-async def test_records_from_before_count_on(new_database_url: str, tmp_path: Path) -> None:
+async def test_databases_from_before_this_feature_keep_counting(new_database_url: str, tmp_path: Path) -> None:
     (old := tmp_path / "old").mkdir()
     shutil.copy(FEATURE.migrations / "one.py", old)
     database = Database(new_database_url, 3, 10)
@@ -34,7 +34,7 @@ async def test_records_from_before_count_on(new_database_url: str, tmp_path: Pat
     await database.aclose()
 
 
-async def test_figures_are_told_by_template(start: Start, tmp_path: Path) -> None:
+async def test_figures_are_shown_by_template(start: Start, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/r.db"
     async with start(config(url, chain="usage, templates")) as run:
         filled = {"name": "summarize", "variables": {"text": "x"}}

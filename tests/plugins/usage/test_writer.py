@@ -1,4 +1,4 @@
-"""Rows are not lost within the bound, and not written twice."""
+"""Rows are not lost within the limit, and not written twice."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ async def calls(writer: Writer) -> int:
     return len(found)
 
 
-async def test_what_was_written_though_nobody_said_so_is_not_written_twice(writer: Writer) -> None:
+async def test_a_batch_committed_without_confirmation_is_not_written_twice(writer: Writer) -> None:
     batch = Batch([row(1), row(2)])
     await writer.put(batch)
     await writer.put(batch)
     assert await calls(writer) == 2 and len(await rows(writer.database, BATCHES)) == 1
 
 
-async def test_what_is_left_out_of_a_statement_because_it_is_usual_reads_the_same(writer: Writer) -> None:
-    """A column is left out where no row of a batch differs from what it holds anyway; nothing is not 0."""
+async def test_columns_omitted_for_their_default_read_the_same(writer: Writer) -> None:
+    """A column is omitted if all rows of a batch have its default; NULL is not 0."""
     batches = [
         [row(1, thinking_tokens=None), row(2, thinking_tokens=None)],
         [row(3, thinking_tokens=None), row(4, thinking_tokens=0)],
@@ -75,8 +75,8 @@ async def test_what_is_left_out_of_a_statement_because_it_is_usual_reads_the_sam
         assert {name: found[given.call][name] for name in CallRow._fields} == given._asdict()
 
 
-async def test_rows_that_are_written_at_once_read_the_same(writer: Writer) -> None:
-    """Whatever is in them; numbers that are too long for JSON's readers, too."""
+async def test_rows_written_in_one_statement_read_the_same(writer: Writer) -> None:
+    """For any contents, including numbers too large for JSON parsers."""
     odd = ('"', "\\", "[1]", "null", "é\U0001f600", "0" * 30, "a\nb", "")
     plain = [row(n, fallback=odd[n % len(odd)], cost=n % 3 or None, total_ns=n**11) for n in range(40)]
     long = [row(100 + n, saved=2**63 - 1 - n, error="x" * (n % 2)) for n in range(40)]
@@ -92,16 +92,15 @@ async def test_a_number_that_is_too_long_for_the_database_is_not_rounded(writer:
     assert not await rows(writer.database, CALLS)
 
 
-async def test_an_old_sqlite_is_given_one_row_after_another(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_with_an_old_sqlite_rows_are_inserted_one_by_one(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
     await writer.put(Batch([row(n) for n in range(40)]))
     assert await calls(writer) == 40
 
 
-async def test_what_is_being_confirmed_is_waited_for(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that was cut off does not tell its server, which may be at it still."""
-    if writer.database.dialect == "sqlite":
-        return  # has one writer, who holds its lock to the end
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer at a time
+async def test_an_unconfirmed_commit_is_waited_for(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a connection is cut off, the database may still be committing."""
 
     async def adds(connection: AsyncConnection, added: Any) -> None:
         await add(connection, added)
@@ -119,7 +118,7 @@ async def test_what_is_being_confirmed_is_waited_for(writer: Writer, monkeypatch
     assert await calls(writer) == 2
 
 
-async def test_a_standby_that_takes_no_writes_yet_costs_no_row(start: Start, postgres: PostgresServer) -> None:
+async def test_a_read_only_standby_loses_no_row(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     url = await postgres.create(name := f"standby_{uuid.uuid4().hex}")
@@ -149,14 +148,14 @@ async def test_several_processes_add_to_the_same_sums(writer: Writer, database_u
         await other.database.aclose()
 
 
-async def test_of_a_batch_that_cannot_be_written_only_the_row_at_fault_is_lost(writer: Writer) -> None:
+async def test_of_a_batch_that_fails_only_the_invalid_row_is_lost(writer: Writer) -> None:
     for number in range(8):
         writer.add(row(number, **({"at": "when"} if number == 5 else {})))
     await writer.flush()
     assert (await calls(writer), writer.lost, writer.pending) == (7, 1, 0)
 
 
-async def test_beyond_the_bound_the_loss_is_counted_and_said_once(
+async def test_rows_lost_beyond_the_limit_are_counted_and_logged_once(
     writer: Writer, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer.most = 3
@@ -170,7 +169,7 @@ async def test_beyond_the_bound_the_loss_is_counted_and_said_once(
 
 @asynccontextmanager
 async def away(database: Database, monkeypatch: pytest.MonkeyPatch, after: bool) -> AsyncIterator[None]:
-    """after: the database goes away between its work and its word."""
+    """The database is down until the block is left.  after: it fails after the commit and before its confirmation."""
     whole = database.writing
 
     @asynccontextmanager
@@ -209,7 +208,7 @@ async def test_a_server_that_stops_does_not_wait_for_ever(writer: Writer, caplog
     await dead.aclose()
 
 
-async def test_a_pipeline_that_retires_waits_for_nobody_elses_rows(
+async def test_a_retiring_pipeline_does_not_wait_for_rows_of_others(
     writer: Writer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def adding() -> None:
@@ -257,7 +256,7 @@ async def test_a_reload_keeps_the_writer_and_its_rows(start: Start, database_url
 
 
 async def calling(run: Running, done: list[str], enough: asyncio.Event) -> None:
-    """One call after another, of which each must be answered."""
+    """Make one call after the other, each of which must succeed."""
     while not enough.is_set():
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=A)
         await response.read()
@@ -265,9 +264,7 @@ async def calling(run: Running, done: list[str], enough: asyncio.Event) -> None:
         done.append(response.headers["x-request-id"])
 
 
-async def test_a_postgresql_that_is_killed_under_load_costs_no_call_and_no_row(
-    start: Start, postgres: PostgresServer
-) -> None:
+async def test_killing_postgresql_under_load_loses_no_call_and_no_row(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     url = await postgres.create(f"outage_{uuid.uuid4().hex}")
@@ -292,7 +289,7 @@ async def test_a_postgresql_that_is_killed_under_load_costs_no_call_and_no_row(
     await database.aclose()
 
 
-async def test_which_batches_were_written_is_known_for_a_day(tmp_path: Path) -> None:
+async def test_ids_of_written_batches_are_kept_for_a_day(tmp_path: Path) -> None:
     database, clock = Database(f"sqlite:///{tmp_path / 'records.db'}", 1, 10), Clock()
     await database.migrate(FEATURE)
     async with database.writing() as connection:
