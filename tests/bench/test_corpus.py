@@ -18,13 +18,13 @@ def stems(text: str) -> set[str]:
     return {re.sub(r"(?:ing|ed|es|s)$", "", word) for word in found}
 
 
-def test_every_fact_is_asked_for_without_its_words_too() -> None:
+def test_every_fact_has_a_question_that_paraphrases_it() -> None:
     for fact in FACTS:
         assert stems(fact.sentence.replace("{x}", "")) & stems(fact.asked.replace("{name}", "")), fact
         assert not stems(fact.sentence.replace("{x}", "")) & stems(fact.otherwise.replace("{name}", "")), fact
 
 
-def test_there_are_enough_articles_and_questions_and_every_answer_is_in_its_own() -> None:
+def test_the_corpus_is_large_enough_and_every_answer_is_in_its_article() -> None:
     articles, questions = county()
     contents = {one.title: one.content for one in articles}
     assert len(contents) >= 300 and len({one.text for one in questions}) >= 600

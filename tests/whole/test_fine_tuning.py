@@ -22,7 +22,7 @@ async def ended(client: openai.AsyncOpenAI, id: str) -> FineTuningJob:
 
 
 async def check_shown(client: openai.AsyncOpenAI, job: FineTuningJob) -> None:
-    """Its events, checkpoints and results, and the lists that it stands in."""
+    """Check the job's events, checkpoints and results, and the lists that contain it."""
     said = [one async for one in client.fine_tuning.jobs.list_events(job.id, limit=3)]
     assert said[0].message == f"The job has succeeded: ask for the model '{job.fine_tuned_model}'."
     assert said[-1].message.startswith("The job was created")

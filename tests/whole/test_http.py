@@ -50,7 +50,7 @@ def written(**body: Any) -> bytes:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
-async def test_what_is_not_json_is_refused(start: Start, body: bytes, path: str) -> None:
+async def test_a_body_that_is_not_json_is_refused(start: Start, body: bytes, path: str) -> None:
     async with start() as run:
         error = await error_of(await post(run, body, path), 400)
         await whole(await run.chat())
@@ -755,7 +755,7 @@ async def test_a_broken_rest_of_an_unread_body_is_not_logged_as_an_error(
     assert all(record.levelno < logging.ERROR for record in caplog.records)
 
 
-async def test_a_fault_of_the_server_is_logged_with_its_id_and_not_shown(
+async def test_an_internal_error_is_logged_with_its_id_and_not_shown(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     yaml = "plugins: {bad: {use: 'tests.whole.rigged:Refusing', kind: fault}}\nchains: {chat: [bad]}"

@@ -223,7 +223,7 @@ async def parsed_stream(client: AsyncOpenAI) -> Any:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_does_not_fit_its_schema_is_an_error(start: Start, stream: bool) -> None:
+async def test_an_answer_that_does_not_match_its_schema_is_an_error(start: Start, stream: bool) -> None:
     async with start(ollama=Simulator(say=lambda body: Said('{"name": 3}'))) as run, run.client() as client:
         with pytest.raises(openai.APIError) as caught:
             await (parsed_stream(client) if stream else client.chat.completions.parse(**ASK, response_format=City))

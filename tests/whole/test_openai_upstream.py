@@ -101,7 +101,7 @@ async def test_options_that_the_operator_listed_are_sent(start: Start) -> None:
     assert "x-gemmapy-params" not in response.headers  # the far proxy ignores it: OpenAI's dialect has no such option
 
 
-async def test_what_cannot_be_honoured_is_refused_by_a_strict_server(start: Start) -> None:
+async def test_a_strict_server_refuses_unsupported_fields(start: Start) -> None:
     async with both(start, more="params: strict\n") as run:
         error = await error_of(await run.chat(options={"top_k": 3}), 400)
         assert (error["param"], error["code"]) == ("options.top_k", "unsupported_parameter")
@@ -127,7 +127,7 @@ async def test_tools_are_called(start: Start, model: str, choice: Any) -> None:
         assert names[0] == ["get_time"]
 
 
-async def test_a_conversation_with_results_goes_through(start: Start) -> None:
+async def test_a_conversation_with_tool_results_reaches_the_far_model(start: Start) -> None:
     calls = [{"id": "call_9", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":"Bonn"}'}}]
     turns = [
         *user("Rain?"),
@@ -574,7 +574,7 @@ async def test_an_invalid_answer_is_a_bad_gateway(start: Start, body: bytes) -> 
         assert (await run.chat(model="m")).status == 502
 
 
-async def test_more_dimensions_than_asked_for_are_cut_and_fewer_are_refused(start: Start) -> None:
+async def test_more_dimensions_than_requested_are_cut_and_fewer_are_refused(start: Start) -> None:
     rows = Scripted(b'{"data":[{"index":0,"embedding":[3,4,12]}]}')
     async with served(start, "/embeddings", rows) as run:
         made = await whole(await run.embed(model="m", dimensions=2))

@@ -191,14 +191,16 @@ async def test_json_without_a_schema_is_json(start: Start) -> None:
     ("wanted", "words"),
     [(city_format(), '{"name": 1}'), (city_format(), "no JSON"), ({"type": "json_object"}, "no JSON either")],
 )
-async def test_an_answer_that_does_not_fit_is_an_error(start: Start, stream: bool, wanted: Json, words: str) -> None:
+async def test_an_answer_that_does_not_match_its_format_is_an_error(
+    start: Start, stream: bool, wanted: Json, words: str
+) -> None:
     async with start(ollama=Simulator(say=lambda body: Said(words))) as run:
         response = await run.chat(response_format=wanted, stream=stream)
         error = (await streamed(response)).broken if stream else await error_of(response, 502)
     assert error["code"] == "upstream_invalid_answer"
 
 
-async def test_a_schema_may_refer_to_one_of_several(start: Start) -> None:
+async def test_a_schema_can_refer_into_an_any_of(start: Start) -> None:
     """Some schema generators define a shape at its first use and refer to it from the others."""
     name = {"anyOf": [{"type": "null"}, {"type": "string"}]}
     schema = {"type": "object", "properties": {"a name": name, "name": {"$ref": "#/properties/a%20name/anyOf/1"}}}

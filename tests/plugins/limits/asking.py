@@ -40,7 +40,7 @@ async def statuses(run: Running, count: int, who: str = "", **body: Any) -> list
     return [(await chat(run, who, **body))[0] for _ in range(count)]
 
 
-async def told(run: Running, who: str = "", query: str = "") -> list[dict[str, Any]]:
+async def limits_shown(run: Running, who: str = "", query: str = "") -> list[dict[str, Any]]:
     async with run.http.get(f"{run.url}/api/limits{query}", headers=key(who) if who else {}) as response:
         assert response.status == 200, await response.text()
         data: list[dict[str, Any]] = (await response.json())["data"]
@@ -48,7 +48,7 @@ async def told(run: Running, who: str = "", query: str = "") -> list[dict[str, A
 
 
 async def used(run: Running, quantity: str, index: int = 0) -> Any:
-    return (await told(run))[index]["limits"][quantity]["used"]
+    return (await limits_shown(run))[index]["limits"][quantity]["used"]
 
 
 async def until_used(run: Running, quantity: str, amount: Any) -> None:

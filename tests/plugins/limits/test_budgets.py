@@ -25,7 +25,7 @@ from proxy.server import services
 from proxy.sql.database import Database, DatabaseAway
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
-from tests.plugins.limits.asking import chat, limits, statuses, told, until_used, used
+from tests.plugins.limits.asking import chat, limits, limits_shown, statuses, until_used, used
 from tests.servers import PostgresServer, RedisServer, redis_server
 from tests.whole.asking import user
 from tests.whole.commands import served
@@ -284,7 +284,7 @@ async def test_while_the_database_is_down_calls_are_answered_and_counted_later(
             await spend(run, model="demo-thinking")  # its counter's initial value is unknown
         finally:
             await postgres.start()
-        before = {one["id"]: one["limits"] for one in await told(run)}
+        before = {one["id"]: one["limits"] for one in await limits_shown(run)}
         assert len(before) == 3 and before["caller|anonymous"]["tokens_per_day"]["used"] > tokens
     async with start(text) as run:
         assert await used(run, "tokens_per_day") == before["caller|anonymous"]["tokens_per_day"]["used"]

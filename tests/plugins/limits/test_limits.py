@@ -11,7 +11,7 @@ import pytest
 from plugins.limits.reporting import duration
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
-from tests.plugins.limits.asking import KEYS, chat, key, limits, statuses, told, until_used, used
+from tests.plugins.limits.asking import KEYS, chat, key, limits, limits_shown, statuses, until_used, used
 from tests.whole.asking import until_shared, user
 
 
@@ -240,14 +240,14 @@ async def test_rules_apply_to_the_matching_calls(start: Start) -> None:
         assert await statuses(run, 2, "ann") == [200, 429]
         assert await statuses(run, 3, "bob") == [200, 200, 429]
         assert await statuses(run, 4, "root") == [200] * 4
-        assert len(await told(run, "ann")) == 2
-        assert len(await told(run, "root")) == 3
+        assert len(await limits_shown(run, "ann")) == 2
+        assert len(await limits_shown(run, "root")) == 3
 
 
 async def test_a_refused_call_uses_up_no_limit(start: Start) -> None:
     async with start(limits("{requests_per_minute: 5}", "{per: all, requests_per_minute: 1}")) as run:
         assert await statuses(run, 4) == [200, 429, 429, 429]
-        assert {one["limits"]["requests_per_minute"]["used"] for one in await told(run)} == {1}
+        assert {one["limits"]["requests_per_minute"]["used"] for one in await limits_shown(run)} == {1}
 
 
 async def test_concurrent_calls_with_one_request_id_are_counted_separately(start: Start) -> None:
@@ -298,7 +298,7 @@ async def test_without_a_rule_nothing_is_counted(start: Start) -> None:
     async with start(limits()) as run:
         status, _, headers = await chat(run)
         assert status == 200 and not any("ratelimit" in name for name in headers)
-        assert await told(run) == []
+        assert await limits_shown(run) == []
 
 
 # --- GET /api/limits ---------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ async def test_callers_see_their_own_limits_and_admins_all(start: Start) -> None
     async with start(KEYS + limits(*rules)) as run:
         await statuses(run, 2, "ann")
         await statuses(run, 1, "bob", model="demo-thinking")
-        mine, all_of_them = await told(run, "ann"), await told(run, "root")
+        mine, all_of_them = await limits_shown(run, "ann"), await limits_shown(run, "root")
     requests = next(one for one in mine if "requests_per_minute" in one["limits"])
     assert requests["caller"] == "ann" and requests["rule"] == {"per": ["caller"]}
     figures = requests["limits"]["requests_per_minute"]
@@ -332,7 +332,7 @@ async def test_counts_by_model_show_a_caller_only_models_it_may_use(start: Start
     async with start(keys + limits(*rules)) as run:
         for model in ("demo", "demo-thinking", "ann@home"):
             await chat(run, "ann", model=model)
-        seen = {who: {one["model"] for one in await told(run, who)} for who in ("ann", "bob", "root")}
+        seen = {who: {one["model"] for one in await limits_shown(run, who)} for who in ("ann", "bob", "root")}
         assert seen["bob"] == {"demo:latest"}
         assert seen["ann"] == {"demo:latest", "demo-thinking:latest"}
         assert seen["root"] == {"demo:latest", "demo-thinking:latest", "ann@home:latest"}
@@ -345,7 +345,7 @@ async def test_other_callers_named_by_a_rule_are_shown_to_admins_only(start: Sta
     )
     async with start(KEYS + limits(*rules)) as run:
         await chat(run, "ann")
-        mine, all_of_them = await told(run, "ann"), await told(run, "root")
+        mine, all_of_them = await limits_shown(run, "ann"), await limits_shown(run, "root")
     assert sorted(map(str, (one["rule"] for one in mine))) == [
         "{'per': ['caller'], 'match': {'model': ['demo*']}}",
         "{'per': ['caller']}",

@@ -24,7 +24,7 @@ from proxy.stores.keyvalue import StoreError
 from proxy.upstreams.demo import Fault, Simulator
 from tests.clocks import Watch
 from tests.conftest import Running, Start
-from tests.plugins.limits.asking import chat, limits, statuses, told, until_used, used
+from tests.plugins.limits.asking import chat, limits, limits_shown, statuses, until_used, used
 from tests.servers import RedisServer, redis_server
 from tests.whole.asking import user
 from tests.whole.commands import served
@@ -198,8 +198,8 @@ async def test_admins_see_what_other_processes_counted(start: Start, server: Red
     text = limits("{per: [caller, model], requests_per_minute: 9}", store=server.url)
     async with start(text) as one, start(text) as other:
         await chat(one)
-        await told(one)
-        assert [entry["model"] for entry in await told(other)] == ["demo:latest"]
+        await limits_shown(one)
+        assert [entry["model"] for entry in await limits_shown(other)] == ["demo:latest"]
 
 
 async def test_a_hanging_database_does_not_stop_the_renewal_of_leases(

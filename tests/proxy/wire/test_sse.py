@@ -62,5 +62,5 @@ def test_events_and_documents_have_a_size_limit(stream: bytes, cuts: list[int]) 
         read(stream, cuts, most=40)
 
 
-def test_nothing_is_no_event() -> None:
+def test_empty_input_gives_no_event() -> None:
     assert read(b"", []) == read(MARK, [1]) == read(b"\n\n", [1]) == []
