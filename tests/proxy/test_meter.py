@@ -395,7 +395,7 @@ async def test_an_end_is_told_although_a_figure_cannot_be_computed(
 async def test_an_end_is_told_with_its_figures_although_pricing_fails(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("proxy.prices.Book.cost", lambda *_: 1 / 0)
+    monkeypatch.setattr("proxy.prices.PriceBook.cost", lambda *_: 1 / 0)
     async with start(config()) as run:
         assert (await run.chat()).status == 200
         one = await ended()
