@@ -19,4 +19,4 @@ def test_an_exception_in_a_listener_affects_neither_other_listeners_nor_the_send
     bus.on(FellBack, lambda event: 1 / 0)  # type: ignore[arg-type]  # wrong on purpose
     bus.on(FellBack, heard.append)
     bus.announce(event := FellBack("1", "ann", "demo", "spare", "x"))
-    assert heard == [event] and f"a listener for FellBack failed: {__name__}.test_a_listeners" in caplog.text
+    assert heard == [event] and f"a listener for FellBack failed: {__name__}.test_an_exception" in caplog.text

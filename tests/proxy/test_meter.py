@@ -248,7 +248,7 @@ async def test_a_client_that_disconnects_between_two_attempts_has_used_the_first
     async with start(text, Simulator(faults=[Fault("status", status=503)])) as run:
         asking = asyncio.ensure_future(run.chat())
         record = run.server.services.state["retry record"]
-        await until(lambda: bool(record.told(1)["failures"]))
+        await until(lambda: bool(record.statistics(1)["failures"]))
         asking.cancel()
         one = await ended()
     assert (one.error, one.attempts, one.prompt_tokens) == ("client_left", 1, None)

@@ -384,7 +384,7 @@ async def until(so: Callable[[], bool]) -> None:
 async def stats_after_cancellation(run: Running) -> Any:
     """The statistics, once one attempt has been cancelled."""
     record = run.server.services.state["retry record"]
-    await until(lambda: bool(record.told(1)["broken_off"]))
+    await until(lambda: bool(record.statistics(1)["broken_off"]))
     told = await whole(await run.http.get(f"{run.url}/api/retry/stats"))
     assert told["broken_off"] == 1
     return told
