@@ -62,13 +62,9 @@ class Script:
 
 def script_of(said: Said, rules: Rules) -> Script:
     said = _stopped(said, rules.stop)
-    calls = _calls(said, rules)
-    size = sum(len(tokens_of(orjson.dumps(call["function"]).decode())) for call in calls)
     spoken, tokens = _limited([*_thinking(said), *_text(said)], rules.limit)
+    calls, size = _fitting(_calls(said, rules), None if rules.limit is None else rules.limit - tokens)
     over = rules.limit is not None and tokens + size >= rules.limit
-    if over and rules.limit is not None and tokens + size > rules.limit:
-        # A call that was cut short cannot be parsed, and is dropped.
-        calls, size = [], 0
     lines = list(_held(spoken)) if rules.logprobs and not said.pieces else spoken
     lines, last = _placed(lines, calls, rules.mode, bool(said.pieces))
     text = "".join(line.text for line in spoken)
@@ -133,6 +129,18 @@ def _limited(lines: list[Line], limit: int | None) -> tuple[list[Line], int]:
         if line.tokens or limit is None:
             kept.append(line)
         count += room
+    return kept, count
+
+
+def _fitting(calls: list[Json], room: int | None) -> tuple[list[Json], int]:
+    """The calls that are complete before the limit, and the tokens that were generated for calls."""
+    kept, count = list[Json](), 0
+    for call in calls:
+        size = len(tokens_of(orjson.dumps(call["function"]).decode()))
+        if room is not None and count + size > room:
+            return kept, room  # a call that was cut short cannot be parsed, and is dropped
+        kept.append(call)
+        count += size
     return kept, count
 
 

@@ -121,6 +121,20 @@ async def test_num_predict_cuts_the_answer(client: Client) -> None:
     assert contents(lines) == "This is a simulate"[: len(contents(lines))]
 
 
+@pytest.mark.parametrize("model", ["demo", "demo-rendered"])
+async def test_calls_that_are_complete_before_the_limit_are_kept(
+    client: Client, simulator: Simulator, model: str
+) -> None:
+    simulator.say = lambda body: Said(tool_calls=(("get_weather", {"city": "Rome"}),) * 200)
+    ask = {"model": model, "messages": user("Hi"), "tools": [WEATHER]}
+    lines = await client.lines("/api/chat", **ask, options={"num_predict": 100})
+    count = len(list(calls(lines)))
+    assert 0 < count < 20 and (lines[-1]["done_reason"], lines[-1]["eval_count"]) == ("length", 100)
+    lines = await client.lines("/api/chat", **ask, options={"num_ctx": 8192})
+    assert len(list(calls(lines))) == 200
+    assert lines[-1]["done_reason"] == "stop" and lines[-1]["eval_count"] > 200
+
+
 async def test_zero_num_predict_is_one_token_natively_and_no_limit_rendered(client: Client) -> None:
     body = {"messages": user("Hi"), "options": {"num_predict": 0}}
     _, native = await client.ask("/api/chat", model="demo", **body)
