@@ -33,6 +33,7 @@ LASTS: Final = "lasts"
 UNTIL: Final = "until"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
 logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug level it logs every value, also secrets
+CLOSED: Final = "it was closed"
 SAY: Final = 60.0
 """Minimum seconds between two log lines while a database is unavailable."""
 
@@ -67,6 +68,7 @@ class Database:
         self.timeout = timeout
         self.made: WeakSet[Any] = WeakSet()
         """The connections that are still open."""
+        self.closed = False
         self.engine = self.opened(connections)
         # With autocommit, a read takes one round trip to PostgreSQL, without BEGIN and COMMIT around it.
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
@@ -89,15 +91,28 @@ class Database:
             event.listen(engine.sync_engine, "begin", begin)
             return engine
         patience = {"timeout": self.timeout, "command_timeout": STATEMENT, "connection_class": noting(self.made)}
-        engine = create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
+        told = {**patience, "async_creator_fn": self.connected}
+        engine = create_async_engine(driver, connect_args=told, pool_pre_ping=True, **sizes)
         event.listen(engine.sync_engine, "handle_error", leave)
         return engine
 
     def lite(self) -> Any:
         from proxy.sql.sqlite import Connection as Lite
 
+        if self.closed:
+            raise ConnectionError(CLOSED)
         made = Lite(self.url.database or "", self.timeout)
         self.made.add(made)
+        return made
+
+    async def connected(self, **told: Any) -> Any:
+        """A connection to PostgreSQL.  One that is only made when this database is already closed is closed, too."""
+        import asyncpg
+
+        made = await asyncpg.connect(**told)
+        if self.closed:
+            made.terminate()
+            raise ConnectionError(CLOSED)
         return made
 
     @contextmanager
@@ -245,9 +260,12 @@ class Database:
 
     async def aclose(self) -> None:
         """Close all connections, also those still in use, which SQLAlchemy would leave open."""
-        await self.engine.dispose()
-        for one in (left := list(self.made)):
-            one.terminate()
+        self.closed = True
+        try:
+            await self.engine.dispose()
+        finally:  # also if this is cancelled
+            for one in (left := list(self.made)):
+                one.terminate()
         if self.dialect == "sqlite":
             await asyncio.gather(*(one.ended(self.timeout) for one in left))
 

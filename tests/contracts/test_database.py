@@ -14,10 +14,13 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from proxy.errors import ConfigError
 from proxy.sql.database import Database, DatabaseAway
@@ -411,6 +414,66 @@ async def test_closing_also_closes_connections_detached_from_the_pool(postgres: 
     held.detach()
     await database.aclose()
     assert made is not None and made.is_closed()
+
+
+async def test_a_connection_made_while_the_database_closes_is_closed_too(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    waits, go, made, connect = asyncio.Event(), asyncio.Event(), list[asyncpg.Connection](), asyncpg.connect
+
+    async def slow(**told: Any) -> asyncpg.Connection:
+        waits.set()
+        await go.wait()
+        made.append(await connect(**told))
+        return made[0]
+
+    monkeypatch.setattr(asyncpg, "connect", slow)
+    database = Database(postgres.url(), 1, 10)
+    looking = asyncio.ensure_future(look(database))
+    await waits.wait()
+    await database.aclose()
+    go.set()
+    with pytest.raises(DatabaseAway):
+        await looking
+    assert made[0].is_closed()
+
+
+async def look(database: Database) -> None:
+    async with database.reading() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+async def test_a_closed_database_starts_no_thread(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'a.db'}", 1, 5)
+    await look(database)
+    await database.aclose()
+    with pytest.raises(DatabaseAway):
+        await look(database)
+    assert not [one for one in database.made if one._thread.is_alive()]
+
+
+async def test_a_cancelled_close_still_closes_every_connection(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    database = Database(postgres.url(), 1, 10)
+    await look(database)
+    (made,) = database.made
+
+    async def endless(engine: AsyncEngine) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AsyncEngine, "dispose", endless)
+        ending = asyncio.ensure_future(database.aclose())
+        await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending])
+    assert ending.cancelled() and made.is_closed()
+    await database.aclose()
 
 
 async def test_a_connection_that_was_stopped_can_still_be_closed(tmp_path: Path) -> None:
