@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from plugins.retry import Retry
-from plugins.retry.record import Record
+from plugins.retry.record import BUCKET, HOURS, Record
 from proxy.announcements import Attempt
 from proxy.background import Background
 from proxy.errors import BadCall, Cause, ProxyError, UpstreamError
@@ -127,13 +128,48 @@ async def test_an_outage_is_not_multiplied_by_the_number_of_callers() -> None:
     assert sum(made() for _ in range(200)) == 100
 
 
+FINE = Attempt("1", "ann", "chat", "demo:latest", "local", 1, "", 0.1)
+
+
+def test_attempts_are_counted_per_five_minutes() -> None:
+    watch = Watch(1000 * BUCKET)
+    record = Record(watch)
+    for seconds in (0, BUCKET - 1, BUCKET, 2 * BUCKET - 0.001):
+        watch.now = 1000 * BUCKET + seconds
+        record.attempted(FINE)
+    counts = {bucket: sum(one["attempts"] for one in pairs.values()) for bucket, pairs in record.buckets.items()}
+    assert counts == {1000: 2, 1001: 2}
+    watch.now = 1002 * BUCKET - 1
+    assert record.statistics(BUCKET / 3600)["attempts"] == 4, "as of the first five minutes the last second is within"
+    watch.now = 1002 * BUCKET + 1
+    assert record.statistics(BUCKET / 3600)["attempts"] == 2
+
+
+def test_attempts_are_remembered_for_two_days() -> None:
+    watch = Watch(1000 * BUCKET)
+    record = Record(watch)
+    for _ in range(HOURS * 3600 // BUCKET + 3):
+        record.attempted(FINE)
+        watch.move(BUCKET)
+    assert len(record.buckets) == HOURS * 3600 // BUCKET and min(record.buckets) == 1003
+
+
+def test_models_beyond_the_limit_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.retry.record.MODELS", 2)
+    record = Record(Watch())
+    for name in "abcda":
+        record.attempted(structs.replace(FINE, model=name))
+    told = record.statistics(1)
+    assert told["attempts"] == 5
+    assert [(one["model"], one["attempts"]) for one in told["by_model"]] == [("(others)", 2), ("a", 2), ("b", 1)]
+
+
 def test_a_temporarily_fast_clock_does_not_distort_the_statistics() -> None:
     watch = Watch()
     record = Record(watch)
-    fine = Attempt("1", "ann", "chat", "demo:latest", "local", 1, "", 0.1)
     for jump in (30 * 86_400, -30 * 86_400, 7200):
-        record.attempted(fine)
+        record.attempted(FINE)
         watch.move(jump)
-    record.attempted(fine)
+    record.attempted(FINE)
     assert record.statistics(1)["attempts"] == 1, "attempts of two hours ago no longer count"
     assert record.statistics(24)["attempts"] == 3, "nor do attempts in the future"

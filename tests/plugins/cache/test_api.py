@@ -144,6 +144,26 @@ async def test_an_entry_can_be_invalidated_by_the_key_in_its_answer(run: Running
     assert await chat(run, A, "alpha one") == "miss"
 
 
+async def test_more_entries_than_a_batch_are_all_removed(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.cache.api.BATCH", 2)
+    monkeypatch.setattr("plugins.cache.caller_data.BATCH", 2)
+
+    async def forget() -> int:
+        response = await run.http.delete(f"{run.url}/api/me/data", headers=A)
+        return int((await response.json())["deleted"]["cache"])
+
+    async def invalidate() -> int:
+        return int((await post(run, A, "invalidate", text="number", confirm=True))["deleted"])
+
+    async def clear() -> int:
+        return int((await post(run, A, "clear"))["deleted"])
+
+    for remove in (forget, invalidate, clear):
+        for number in range(5):
+            assert await chat(run, A, f"number {number}") == "miss"
+        assert await remove() == 5 and (await stats(run, A))["entries"] == 0, remove.__name__
+
+
 async def test_expired_entries_are_cleared(run: Running) -> None:
     document = {"model": "demo", "messages": user("short")}
     headers = {**A, "x-gemmapy-cache-ttl": "0.05"}

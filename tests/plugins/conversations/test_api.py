@@ -7,11 +7,16 @@ import string
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from plugins.conversations import copying, removing
+from plugins.conversations.conversation import Talk
+from plugins.conversations.removing import NOBODY
 from plugins.conversations.snippet import around
+from plugins.conversations.store import Store
+from plugins.conversations.tables import MESSAGES, TALKS
 from tests.conftest import ASK, Running, Start
-from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, talk_of, texts
+from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, store_of, talk_of, texts
 from tests.whole.asking import asked, streamed
 from tests.whole.test_gateway import upstream_headers
 
@@ -165,6 +170,40 @@ def created_meanwhile(run: Running, shown: Any) -> Any:
         return await shown(*given)
 
     return made
+
+
+async def test_an_unfinished_fork_is_removed(start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, append, copied = copying.shown, Store.append, list[str]()
+
+    async def appending(self: Store, connection: Any, talk: Talk, *given: Any, **more: Any) -> Any:
+        copied.append(talk.owner)
+        return await append(self, connection, talk, *given, **more)
+
+    monkeypatch.setattr(Store, "append", appending)
+    async with start(config(database_url, max_conversations=2), echo()) as run:
+        body = {"messages": [{"role": "user", "content": "lantern"}]}
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", **body})
+        await asks(run, "POST", f"{PATH}/t/fork", status=409, json={"id": "t"})
+        assert NOBODY not in copied, "it is known before anything is copied"
+        monkeypatch.setattr(copying, "shown", created_meanwhile(run, shown))
+        await asks(run, "POST", f"{PATH}/t/fork", status=400, json={"id": "f"})
+        assert copied.pop() == NOBODY
+        await asks(run, "POST", f"{PATH}/t/fork", status=400, json={"id": "f"})
+        assert NOBODY not in copied
+        async with asyncio.timeout(30):
+            while (await owners(run), await said(run)) != (["alice", "alice"], 1):  # noqa: ASYNC110  (nobody is told)
+                await asyncio.sleep(0.01)
+
+
+async def owners(run: Running) -> list[str]:
+    async with store_of(run).database.reading() as connection:
+        return list((await connection.execute(select(TALKS.c.owner))).scalars())
+
+
+async def said(run: Running) -> int:
+    """The number of all messages."""
+    async with store_of(run).database.reading() as connection:
+        return len((await connection.execute(select(MESSAGES.c.number))).all())
 
 
 async def test_a_fork_is_independent_of_its_origin(start: Start, database_url: str) -> None:

@@ -7,15 +7,18 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from plugins.conversations.messages import same
+from plugins.conversations.store import Store
+from plugins.conversations.tables import TALKS
 from proxy import config as configuration
 from proxy import registry
-from proxy.errors import ConfigError
+from proxy.errors import Busy, ConfigError
 from proxy.types import Image, Message
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Start
-from tests.plugins.conversations.asking import OPS, A, B, asks, config, echo, kept, say, talk_of, texts
+from tests.plugins.conversations.asking import OPS, A, B, asks, config, echo, kept, say, store_of, talk_of, texts
 from tests.whole.asking import asked, streamed
 
 
@@ -156,6 +159,32 @@ async def test_a_failed_call_stores_nothing_and_releases_its_turn(start: Start, 
         assert (await asks(run, "GET", "/api/conversations"))["data"] == []
         await say(run, "two")
         assert texts(await kept(run))[0] == "two" and len(await kept(run)) == 2
+
+
+async def test_a_call_that_fails_leaves_what_was_there_before(start: Start, database_url: str) -> None:
+    """Also an empty conversation that was made on purpose."""
+    async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t"})
+        await asks(run, "POST", "/v1/chat/completions", status=502, json={**ASK, "conversation": "t"})
+        assert [one["id"] for one in (await asks(run, "GET", "/api/conversations"))["data"]] == ["t"]
+        async with store_of(run).database.reading() as connection:
+            rows = await connection.execute(select(TALKS.c.holder, TALKS.c.held_until))
+            assert rows.one() == ("", 0), "other processes need not wait until the lease ends"
+        await say(run, "two")
+
+
+async def test_a_turn_that_cannot_be_given_back_in_the_database_is_over_in_its_process(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise Busy("away")
+
+    monkeypatch.setattr(Store, "undo", away)
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), Simulator(faults=[Fault("status")])) as run:
+        answer = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, "conversation": "t"}, headers=A)
+        assert answer.status in (502, 503)
+        found = run.server.services.state["conversations turns"]
+        assert not found.held and not found.lines
 
 
 WRONG: list[tuple[dict[str, Any], dict[str, str], int, str]] = [

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import select, update
 
+from plugins.conversations.messages import Said
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
 from plugins.conversations.turns import LEASE, Turns, renewed
+from proxy.types import Message
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Running, Start
 from tests.plugins.conversations.asking import A, asks, config, echo, kept, say, store_of, texts
@@ -90,6 +93,57 @@ async def test_a_long_write_does_not_block_the_renewal_of_other_leases(start: St
         async with store.database.reading() as connection:
             rows = (await connection.execute(select(TALKS.c.id, TALKS.c.held_until))).all()
     assert {id for id, until in rows if until - store.now() > LEASE * 1e6 / 2} == {"b"}
+
+
+async def leases(run: Running) -> dict[str, float]:
+    """How many seconds each conversation's turn still lasts."""
+    async with store_of(run).database.reading() as connection:
+        rows = (await connection.execute(select(TALKS.c.id, TALKS.c.held_until))).all()
+    return {id: (until - store_of(run).now()) / 1e6 for id, until in rows}
+
+
+async def test_a_turn_that_another_process_has_taken_over_is_not_renewed(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        store, turns = store_of(run), Turns()
+        for id, holder in (("mine", "token"), ("taken", "another"), ("given_back", "")):
+            talk = await store.create("alice", id, holder=holder, held_until=store.now() + 1_000_000)
+            turns.held["token" if id == "mine" else f"token of {id}"] = talk.number
+        await renewed(turns, store)
+        assert {id for id, seconds in (await leases(run)).items() if seconds > LEASE / 2} == {"mine"}
+
+
+async def test_more_turns_than_a_statement_takes_are_all_renewed(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.conversations.turns.PER_STATEMENT", 2)
+    async with start(config(database_url)) as run:
+        store, turns = store_of(run), Turns()
+        for id in "abcde":
+            talk = await store.create("alice", id, holder=id, held_until=store.now() + 1_000_000)
+            turns.held[id] = talk.number
+        await renewed(turns, store)
+        assert all(seconds > LEASE / 2 for seconds in (await leases(run)).values())
+
+
+async def test_only_an_empty_new_conversation_is_undone(start: Start, database_url: str) -> None:
+    """Where this turn's lease was over, another call may have said something there, or made it anew."""
+    async with start(config(database_url)) as run:
+        store = store_of(run)
+        empty, said = await store.create("alice", "empty"), await store.create("alice", "said")
+        async with store.database.writing() as connection:
+            await store.append(connection, said, [Said(Message("user", "hi"))])
+        await store.undo(empty)
+        await store.undo(said)
+        assert await talks(store) == {"said"}
+        anew = await store.create("alice", "empty")
+        await store.undo(replace(empty, number=anew.number + 1))
+        await store.undo(replace(anew, owner="bob"))
+        assert await talks(store) == {"said", "empty"}
+
+
+async def talks(store: Store) -> set[str]:
+    async with store.database.reading() as connection:
+        return set((await connection.execute(select(TALKS.c.id))).scalars())
 
 
 async def test_a_server_with_a_wrong_clock_does_not_take_over_a_turn(

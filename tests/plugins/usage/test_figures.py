@@ -11,6 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.usage.export import Export
 from plugins.usage.retention import Retention
@@ -148,6 +150,22 @@ async def test_old_rows_are_deleted_and_daily_sums_stay(run: Running) -> None:
     assert old == {60: [], 3600: [], DAY: [5, 5]}
     assert (await get(run, "/api/metrics/dashboard?days=60"))["total_requests"] == 6 + 7
     assert min(one["start"] for one in await rows(database, SUMS[60])) >= (now - 2.01) * DAY * 1e6
+
+
+async def test_old_rows_go_in_several_transactions(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.usage.retention.CHUNK", 2)
+    now, database = datetime.now(UTC).timestamp() / DAY, writer_of(run).database
+    before = len(await rows(database, CALLS))
+    await writer_of(run).put(Batch([at(now - 40, number) for number in range(7)]))
+    deleted: list[int] = []
+
+    async def noted(connection: AsyncConnection) -> None:
+        deleted.append(len((await connection.execute(select(CALLS.c.id))).all()) - before)
+
+    monkeypatch.setattr("plugins.usage.retention.alone", noted)
+    await Retention(30, database, Clock()).tidy()
+    assert len(await rows(database, CALLS)) == before
+    assert [left for index, left in enumerate(deleted) if index == 0 or left != deleted[index - 1]] == [7, 5, 3, 1, 0]
 
 
 # --- ratings ---------------------------------------------------------------------------------------
