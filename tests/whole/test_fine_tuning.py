@@ -61,7 +61,7 @@ async def test_openais_client_tunes_a_model_and_talks_to_it(start: Start, databa
         answer = await client.chat.completions.create(model=model, messages=HI)  # type: ignore[arg-type]
         assert answer.choices[0].message.content
         assert f"{model}:latest" in [one.id async for one in client.models.list()]
-        assert len(ollama.shelf.blobs) == 1
+        assert len(ollama.store.blobs) == 1
         assert (await client.models.delete(model)).deleted
         with pytest.raises(openai.NotFoundError):
             await client.models.delete(model)

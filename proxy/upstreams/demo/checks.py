@@ -4,33 +4,33 @@ from dataclasses import replace
 
 from .asks import Ask, Message, schema_of
 from .gotext import quoted
+from .model_store import ModelStore, StoredModel
 from .models import Model
 from .names import local, parsed
 from .refusals import NO_IMAGES, NO_LOGPROBS, NO_MULTIMODAL, PREFILL, Refused, nested
-from .shelf import Shelf, Stored
 
 
-def chosen(shelf: Shelf, ask: Ask) -> Stored:
+def chosen(store: ModelStore, ask: Ask) -> StoredModel:
     """The requested model.  Raises Refused with the error message of the endpoint."""
     name = parsed(local(ask.model)) if ask.model else None
     if name is None and ask.chats:
         raise Refused(400, "invalid model name" if ask.model else "model is required")
-    if stored := shelf.find(name):
+    if stored := store.find(name):
         return stored
     raise Refused(404, f"model '{ask.model}' not found")
 
 
-def embedder(shelf: Shelf, spelled: str) -> Stored:
+def embedder(store: ModelStore, spelled: str) -> StoredModel:
     """As `chosen`, for the endpoints for embeddings, whose messages differ."""
     name = parsed(local(spelled)) if spelled else None
     if name is None:
         raise Refused(404, f"model '{spelled}' not found")
-    if stored := shelf.find(name):
+    if stored := store.find(name):
         return stored
     raise Refused(404, f"model {quoted(spelled)} not found, try pulling it first")
 
 
-def able(ask: Ask, stored: Stored) -> Ask:
+def able(ask: Ask, stored: StoredModel) -> Ask:
     """The request with the model's system prompt.  Raises Refused if the model lacks a capability."""
     model, full = stored.model, stored.name.full
     if ask.raw and any(ask.body.get(name) for name in ("template", "system", "context")):

@@ -10,10 +10,10 @@ from aiohttp import web
 
 from .decode import Body, body_of
 from .delivery import Delivery, document
+from .model_store import ModelStore, StoredModel
 from .models import Model
 from .names import Name, local, parsed
 from .refusals import Refused
-from .shelf import Shelf, Stored
 
 if TYPE_CHECKING:
     from .calls import Call
@@ -36,44 +36,44 @@ async def create(call: "Call") -> web.StreamResponse:
         raise Refused(400, NO_ADAPTERS)
     if (name := parsed(body.get("model") or body.get("name", ""))) is None:
         raise Refused(400, "invalid model name")
-    lines = made(call.simulator.shelf, body, name)
+    lines = made(call.simulator.store, body, name)
     return await told(call, body, lines)
 
 
-def made(shelf: Shelf, body: Body, name: Name) -> list[dict[str, Any]]:
+def made(store: ModelStore, body: Body, name: Name) -> list[dict[str, Any]]:
     """Create and store the model; gives the status lines, or one line with an error."""
     if body.get("from"):
-        base = shelf.find(parsed(local(body["from"])))
+        base = store.find(parsed(local(body["from"])))
         if base is None:
             return [{"error": "pull model manifest: file does not exist"}]
-        layers = [f"sha256:{base.model.digest}", *of_adapters(shelf, body.get("adapters", {}))]
+        layers = [f"sha256:{base.model.digest}", *of_adapters(store, body.get("adapters", {}))]
         made = replace(renamed(base, name), parent=base.name.short)
         if layers[1:]:
             made = replace(made, model=replace(made.model, digest=mixed(layers)))
     elif "files" in body:
-        layers = [of_file(shelf, body["files"])]
-        made = Stored(Model(name.short, frozenset({"completion"}), digest=mixed(layers)), time.time())
+        layers = [of_file(store, body["files"])]
+        made = StoredModel(Model(name.short, frozenset({"completion"}), digest=mixed(layers)), time.time())
     else:
         raise Refused(400, "neither 'from' or 'files' was specified")
     changed = {key: body[key] for key in ("system", "template") if body.get(key)}
-    shelf.keep(replace(made, parameters={**made.parameters, **body.get("parameters", {})}, **changed))
+    store.add(replace(made, parameters={**made.parameters, **body.get("parameters", {})}, **changed))
     lines = [] if body.get("from") and not body.get("adapters") else ["parsing GGUF"]
     lines += [*(f"using existing layer {layer}" for layer in layers), "writing manifest", "success"]
     return [{"status": line} for line in lines]
 
 
-def of_adapters(shelf: Shelf, adapters: dict[str, Any]) -> list[str]:
+def of_adapters(store: ModelStore, adapters: dict[str, Any]) -> list[str]:
     if len(adapters) > 1:
         raise Refused(400, ONE_ADAPTER)
-    return [of_file(shelf, adapters)] if adapters else []
+    return [of_file(store, adapters)] if adapters else []
 
 
-def of_file(shelf: Shelf, files: dict[str, Any]) -> str:
+def of_file(store: ModelStore, files: dict[str, Any]) -> str:
     """The digest of the first file, which must have been uploaded and be GGUF."""
     for path, digest in files.items():
-        if str(digest) not in shelf.blobs:
+        if str(digest) not in store.blobs:
             raise Refused(400, f"open blobs/{str(digest).replace(':', '-')}: no such file or directory")
-        gguf = shelf.blobs[digest] == GGUF
+        gguf = store.blobs[digest] == GGUF
         if not gguf:
             raise Refused(400, NOT_GGUF if path.endswith(".gguf") else "unknown type")
         return str(digest)
@@ -88,7 +88,7 @@ def numbered(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.partition("-")[0].split(".") if part.isdigit())
 
 
-def renamed(stored: Stored, name: Name) -> Stored:
+def renamed(stored: StoredModel, name: Name) -> StoredModel:
     return replace(stored, model=replace(stored.model, name=name.short), modified=time.time())
 
 

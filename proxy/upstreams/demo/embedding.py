@@ -9,11 +9,11 @@ from .checks import embedder
 from .decode import Body, body_of
 from .delivery import delivered, document
 from .gotext import seconds_of
+from .model_store import StoredModel
 from .models import Model
 from .options import LoadOptions, checked_options, load_options
 from .prompts import tokens_of
 from .refusals import NO_EMBEDDINGS, Refused
-from .shelf import Stored
 from .vectors import Vector, shortened, vector
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ async def embed(call: "Call") -> web.StreamResponse:
     body = body_of(call.body(), "EmbedRequest")
     texts = _inputs(body.get("input"))
     keep = seconds_of(body.get("keep_alive"))
-    stored = embedder(call.simulator.shelf, body.get("model", ""))
+    stored = embedder(call.simulator.store, body.get("model", ""))
     wanted = _wanted(body, stored)
     fault = call.fault(generates=bool(texts))
     begun = time.perf_counter_ns()
@@ -48,7 +48,7 @@ async def embeddings(call: "Call") -> web.StreamResponse:
     """The old endpoint: one prompt, and a vector of doubles that is not normalised."""
     body = body_of(call.body(), "EmbeddingRequest")
     keep = seconds_of(body.get("keep_alive"))
-    stored = embedder(call.simulator.shelf, body.get("model", ""))
+    stored = embedder(call.simulator.store, body.get("model", ""))
     wanted, prompt = _wanted(body, stored), body.get("prompt", "")
     fault = call.fault(generates=bool(prompt))
     with call.simulator.watching(generates=bool(prompt)) as watch:
@@ -64,7 +64,7 @@ async def embeddings(call: "Call") -> web.StreamResponse:
                 return response
 
 
-def _wanted(body: Body, stored: Stored) -> LoadOptions:
+def _wanted(body: Body, stored: StoredModel) -> LoadOptions:
     # Embeddings have no `shift`, so a model that was loaded for chats without it is reloaded.
     options = checked_options({**stored.parameters, **body.get("options", {})})
     return load_options(options, None, stored.model)

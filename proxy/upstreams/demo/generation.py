@@ -36,7 +36,7 @@ async def generate(call: "Call") -> web.StreamResponse:
 
 
 async def _answered(call: "Call", ask: Ask) -> web.StreamResponse:
-    stored = chosen(call.simulator.shelf, ask)
+    stored = chosen(call.simulator.store, ask)
     if ask.unloads:
         call.simulator.scheduler.unload(stored.model)
         return document(_only(ask, "unload"))

@@ -13,11 +13,11 @@ from .answers import Said
 from .asks import Ask
 from .calls import Seen, Watch, watching
 from .faults import Fault
+from .model_store import ModelStore
 from .models import CATALOGUE, Model
 from .prompts import Prompt
 from .routes import application
 from .scheduler import Scheduler
-from .shelf import Shelf
 
 Say = Callable[[dict[str, Any]], Said | None]
 
@@ -49,7 +49,7 @@ class Simulator:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.models = tuple(models)
-        self.shelf = Shelf(self.models)
+        self.store = ModelStore(self.models)
         self.scheduler = Scheduler(load_time, max_loaded, max_queue, parallel, clock=clock)
         self.delay = delay
         self.version = version

@@ -11,10 +11,10 @@ from .creating import GGUF, renamed, told
 from .decode import body_of
 from .delivery import delivered, document
 from .gotext import quoted, stamp
+from .model_store import SIZE, StoredModel, details, show_document, tags_entry
 from .models import CATALOGUE
 from .names import Name, local, parsed
 from .refusals import Refused
-from .shelf import SIZE, Stored, details, shown, tagged
 
 if TYPE_CHECKING:
     from .calls import Call
@@ -36,7 +36,7 @@ async def status(call: "Call") -> web.StreamResponse:
 
 async def tags(call: "Call") -> web.StreamResponse:
     old = call.simulator.profile == "old"
-    models = [tagged(stored, old) for stored in call.simulator.shelf.all()]
+    models = [tags_entry(stored, old) for stored in call.simulator.store.all()]
     return await delivered(call.request, {"models": models}, call.fault())
 
 
@@ -44,7 +44,7 @@ async def ps(call: "Call") -> web.StreamResponse:
     scheduler = call.simulator.scheduler
     models = []
     for runner in scheduler.current():
-        stored = call.simulator.shelf.find(parsed(runner.model.name))
+        stored = call.simulator.store.find(parsed(runner.model.name))
         entry = {"name": runner.model.name, "model": runner.model.name, "size": SIZE}
         entry |= {"digest": runner.model.digest, "details": details(stored) if stored else {}}
         entry |= {"expires_at": stamp(scheduler.expiry(runner)), "size_vram": 0}
@@ -60,16 +60,16 @@ async def show(call: "Call") -> web.StreamResponse:
     name = parsed(local(spelled))
     if name is None:
         raise Refused(400, "invalid model name")
-    if not (stored := call.simulator.shelf.find(name)):
+    if not (stored := call.simulator.store.find(name)):
         raise Refused(404, f"model '{name.short}' not found")
-    return await delivered(call.request, shown(stored), call.fault())
+    return await delivered(call.request, show_document(stored), call.fault())
 
 
 async def delete(call: "Call") -> web.StreamResponse:
     body = body_of(call.body(), "DeleteRequest")
     spelled = body.get("model") or body.get("name", "")
     name = _valid(spelled, f"name {quoted(spelled)} is invalid")
-    if not (gone := call.simulator.shelf.remove(name)):
+    if not (gone := call.simulator.store.remove(name)):
         raise Refused(404, f"model '{spelled}' not found")
     call.simulator.scheduler.unload(gone.model)
     return web.Response()
@@ -80,9 +80,9 @@ async def copy(call: "Call") -> web.StreamResponse:
     source, destination = body.get("source", ""), body.get("destination", "")
     old = _valid(source, f"source {quoted(source)} is invalid")
     new = _valid(destination, f"destination {quoted(destination)} is invalid")
-    if not (stored := call.simulator.shelf.find(old)):
+    if not (stored := call.simulator.store.find(old)):
         raise Refused(404, f"model {quoted(source)} not found")
-    call.simulator.shelf.keep(renamed(stored, new))
+    call.simulator.store.add(renamed(stored, new))
     return web.Response()
 
 
@@ -97,13 +97,13 @@ async def pull(call: "Call") -> web.StreamResponse:
     part: dict[str, Any] = {"status": f"pulling {found.digest[:12]}", "digest": f"sha256:{found.digest}"}
     lines += [part | {"total": SIZE, "completed": done} for done in (SIZE // 2, SIZE)]
     lines += [{"status": text} for text in ("verifying sha256 digest", "writing manifest", "success")]
-    call.simulator.shelf.keep(Stored(found, time.time()))
+    call.simulator.store.add(StoredModel(found, time.time()))
     return await told(call, body, lines)
 
 
 async def blob(call: "Call") -> web.StreamResponse:
     digest = _digest(call)
-    if digest not in call.simulator.shelf.blobs:
+    if digest not in call.simulator.store.blobs:
         raise Refused(404, "blob not found")
     return web.Response()
 
@@ -114,12 +114,12 @@ async def upload(call: "Call") -> web.StreamResponse:
     async for piece in call.request.content.iter_any():
         found.update(piece)
         head = head or piece[: len(GGUF)]
-    if digest in call.simulator.shelf.blobs:
+    if digest in call.simulator.store.blobs:
         return web.Response()
     got = f"sha256:{found.hexdigest()}"
     if got != digest:
         raise Refused(400, f"digest mismatch, expected {quoted(digest)}, got {quoted(got)}")
-    call.simulator.shelf.keep_blob(digest, head)
+    call.simulator.store.add_blob(digest, head)
     return web.Response(status=201)
 
 

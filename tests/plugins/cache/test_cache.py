@@ -251,7 +251,7 @@ async def test_a_model_that_was_pulled_again_misses(start: Start, monkeypatch: p
     async with start(CACHE, ollama) as run:
         assert await outcomes(run, {}, {}) == ["miss", "hit"]
         again = [Model(one.name, one.capabilities, digest="f" * 64) for one in CATALOGUE]
-        ollama.shelf = type(ollama.shelf)(tuple(again))
+        ollama.store = type(ollama.store)(tuple(again))
         async with asyncio.timeout(30):
             while len(asked(ollama)) < 2:  # until the refreshed list has the new digest
                 await run.chat()

@@ -255,11 +255,11 @@ async def test_a_job_cancelled_while_its_model_is_created_leaves_no_model(
         id = (await tune(run))["id"]
         async with asyncio.timeout(30):
             await made.wait()
-        assert [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
+        assert [one for one in run.ollama.store.all() if one.name.model.startswith("ft-")]
         tasks |= runner_of(run).shared.training
         await call(run, "POST", f"{JOBS}/{id}/cancel")
         await asyncio.wait(tasks.values(), timeout=30)
-        assert not [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
+        assert not [one for one in run.ollama.store.all() if one.name.model.startswith("ft-")]
 
 
 @pytest.mark.parametrize("path", [f"{JOBS}/ID/cancel", "/api/me/data"], ids=["cancelled", "forgotten"])
@@ -274,7 +274,7 @@ async def test_a_requeued_job_that_is_cancelled_or_deleted_leaves_no_model(
         return ""
 
     def models() -> list[str]:
-        return [one.name.model for one in ollama.shelf.all() if one.name.model.startswith("ft-")]
+        return [one.name.model for one in ollama.store.all() if one.name.model.startswith("ft-")]
 
     monkeypatch.setattr(work.Work, "results", results)
     settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path)
@@ -338,7 +338,7 @@ async def test_a_model_trained_across_a_reload_goes_to_the_new_upstream(
         run.configure(f"{settings}upstreams: {{local: {{ollama: '{url}'}}}}\n")
         assert await run.server.reload()
         assert (await until(run, job["id"]))["status"] == "succeeded"
-    assert [one for one in other.shelf.all() if one.name.model.startswith("ft-")]
+    assert [one for one in other.store.all() if one.name.model.startswith("ft-")]
 
 
 async def test_retrying_the_end_of_a_job_creates_one_results_file(
@@ -478,7 +478,7 @@ async def test_if_the_host_refuses_the_model_the_job_fails_and_its_output_stays_
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
-        run.ollama.shelf.keep_blob = lambda digest, head: None  # type: ignore[method-assign]
+        run.ollama.store.add_blob = lambda digest, head: None  # type: ignore[method-assign]
         job = await until(run, (await tune(run))["id"])
         assert job["error"]["code"] == "import_failed" and "no such file" in job["error"]["message"]
         await asyncio.sleep(0.1)
@@ -595,4 +595,4 @@ async def test_a_job_that_succeeds_while_it_is_deleted_leaves_no_model(
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         await until(run, (await tune(run))["id"])
         assert (await call(run, "DELETE", "/api/me/data"))["deleted"]["fine_tuning"] == 1
-        assert not [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
+        assert not [one for one in run.ollama.store.all() if one.name.model.startswith("ft-")]

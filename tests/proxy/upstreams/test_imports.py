@@ -53,7 +53,7 @@ def adapter(tmp_path: Path) -> NewModel:
 
 
 def names(ollama: Simulator) -> set[str]:
-    return {one.name.short for one in ollama.shelf.all()}
+    return {one.name.short for one in ollama.store.all()}
 
 
 async def test_every_host_gets_it_and_the_file_once(adapter: NewModel) -> None:
@@ -80,7 +80,7 @@ async def test_a_host_that_is_away_is_told_and_does_not_matter(adapter: NewModel
 
 async def test_only_hosts_that_have_the_base_get_it(adapter: NewModel) -> None:
     two = [Simulator(), Simulator()]
-    two[1].shelf.remove(next(one.name for one in two[1].shelf.all() if one.name.model == "demo"))
+    two[1].store.remove(next(one.name for one in two[1].store.all() if one.name.model == "demo"))
     async with importer(two) as imports:
         (without,) = await imports.create(adapter, Told())
         assert "does not have 'demo" in without
@@ -113,13 +113,13 @@ async def test_a_host_that_breaks_off_or_talks_nonsense(adapter: NewModel, fault
 
 async def test_a_whole_model_takes_over_what_was_set_for_its_base(adapter: NewModel) -> None:
     ollama = Simulator()
-    base = ollama.shelf.all()[-1]
+    base = ollama.store.all()[-1]
     kept = replace(base, system="Be kind.", parameters={"stop": "<end>", "num_ctx": 4096})
-    ollama.shelf.keep(kept)
+    ollama.store.add(kept)
     async with importer([ollama]) as imports:
         whole = NewModel("ft-whole", kept.model.name, adapter.path, False)
         await imports.create(whole, Told())
-        (made,) = [one for one in ollama.shelf.all() if one.name.model == "ft-whole"]
+        (made,) = [one for one in ollama.store.all() if one.name.model == "ft-whole"]
         assert (made.system, made.parameters) == ("Be kind.", {"stop": "<end>", "num_ctx": 4096})
         facts = await imports.facts("demo")
         assert facts["general.architecture"] == "llama" and facts["llama.attention.head_count_kv"] == 8

@@ -9,7 +9,7 @@ from .gotext import stamp
 from .models import Model
 from .names import Name, parsed
 
-MOST = 1_000
+MOST_STORED = 1_000
 """Maximum number of models, and of blobs, so that memory is bounded."""
 SIZE = 4_661_224_676
 BLOCKS, HEADS, HEADS_KV = 32, 32, 8
@@ -17,7 +17,7 @@ ORDER = ("completion", "vision", "tools", "insert", "thinking", "embedding")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredModel:
     """A model on disk, with what its Modelfile added."""
 
     model: Model
@@ -35,33 +35,33 @@ class Stored:
         return name
 
 
-class Shelf:
+class ModelStore:
     """Stored models by full name, regardless of case, and uploaded blobs."""
 
     def __init__(self, models: Iterable[Model]) -> None:
         self.blobs: dict[str, bytes] = {}
         """By digest, the first bytes of each blob."""
-        self._stored: dict[str, Stored] = {}
+        self._stored: dict[str, StoredModel] = {}
         for model in models:
-            self.keep(Stored(model, time.time()))
+            self.add(StoredModel(model, time.time()))
 
-    def keep(self, stored: Stored) -> None:
+    def add(self, stored: StoredModel) -> None:
         self._stored[stored.name.key] = stored
-        if len(self._stored) > MOST:
+        if len(self._stored) > MOST_STORED:
             del self._stored[next(iter(self._stored))]
 
-    def keep_blob(self, digest: str, head: bytes) -> None:
+    def add_blob(self, digest: str, head: bytes) -> None:
         self.blobs[digest] = head
-        if len(self.blobs) > MOST:
+        if len(self.blobs) > MOST_STORED:
             del self.blobs[next(iter(self.blobs))]
 
-    def find(self, name: Name | None) -> Stored | None:
+    def find(self, name: Name | None) -> StoredModel | None:
         return self._stored.get(name.key) if name else None
 
-    def remove(self, name: Name) -> Stored | None:
+    def remove(self, name: Name) -> StoredModel | None:
         return self._stored.pop(name.key, None)
 
-    def all(self) -> list[Stored]:
+    def all(self) -> list[StoredModel]:
         """Newest first."""
         return sorted(self._stored.values(), key=lambda stored: -stored.modified)
 
@@ -70,7 +70,7 @@ def capabilities(model: Model) -> list[str]:
     return sorted(model.capabilities, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
-def details(stored: Stored) -> dict[str, Any]:
+def details(stored: StoredModel) -> dict[str, Any]:
     family = "bert" if stored.model.can("embedding") else "llama"
     return {
         "parent_model": stored.parent,
@@ -82,7 +82,7 @@ def details(stored: Stored) -> dict[str, Any]:
     }
 
 
-def tagged(stored: Stored, old: bool) -> dict[str, Any]:
+def tags_entry(stored: StoredModel, old: bool) -> dict[str, Any]:
     """An entry of /api/tags; old servers omit capabilities and lengths."""
     model, about = stored.model, details(stored)
     entry = {
@@ -101,7 +101,7 @@ def tagged(stored: Stored, old: bool) -> dict[str, Any]:
     return entry | {"capabilities": capabilities(model)}
 
 
-def shown(stored: Stored) -> dict[str, Any]:
+def show_document(stored: StoredModel) -> dict[str, Any]:
     """The answer of /api/show."""
     model, about = stored.model, details(stored)
     family = about["family"]
