@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from .asks import Ask, Message, schema_of
+from .generation_request import GenerationRequest, Message, schema_of
 from .prompts import Prompt
 from .schema import instance
 
@@ -39,7 +39,7 @@ class Said:
         return replace(self, thinking="", text=thought + self.text, pieces=pieces)
 
 
-def answer(ask: Ask, prompt: Prompt) -> Said:
+def answer(ask: GenerationRequest, prompt: Prompt) -> Said:
     """Calls of the tools that the user's message names, otherwise a value of the requested format, otherwise text."""
     schema = schema_of(ask)
     last = prompt.messages[-1] if prompt.messages else Message("user")
@@ -66,7 +66,7 @@ def _in_turn(schema: dict[str, Any], last: Message) -> dict[str, Any]:
     return schema
 
 
-def _text(ask: Ask, prompt: Prompt) -> str:
+def _text(ask: GenerationRequest, prompt: Prompt) -> str:
     if ask.suffix:
         return f" {OPENING} It stands between a prompt and a suffix. "
     results = _results(prompt.messages)
@@ -77,7 +77,7 @@ def _text(ask: Ask, prompt: Prompt) -> str:
     return f"{OPENING}{told} ({_seen(ask, prompt)})"
 
 
-def _seen(ask: Ask, prompt: Prompt) -> str:
+def _seen(ask: GenerationRequest, prompt: Prompt) -> str:
     images = sum(message.images for message in prompt.messages)
     messages = _counted(len(prompt.messages), "message")
     return f"{messages}, {_counted(images, 'image')}" if images else messages

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from .asks import Ask, Message, schema_of
+from .generation_request import GenerationRequest, Message, schema_of
 from .gotext import quoted
 from .model_store import ModelStore, StoredModel
 from .models import Model
@@ -10,7 +10,7 @@ from .names import local, parsed
 from .refusals import NO_IMAGES, NO_LOGPROBS, NO_MULTIMODAL, PREFILL, Refused, nested
 
 
-def chosen(store: ModelStore, ask: Ask) -> StoredModel:
+def chosen(store: ModelStore, ask: GenerationRequest) -> StoredModel:
     """The requested model.  Raises Refused with the error message of the endpoint."""
     name = parsed(local(ask.model)) if ask.model else None
     if name is None and ask.chats:
@@ -30,7 +30,7 @@ def embedder(store: ModelStore, spelled: str) -> StoredModel:
     raise Refused(404, f"model {quoted(spelled)} not found, try pulling it first")
 
 
-def able(ask: Ask, stored: StoredModel) -> Ask:
+def able(ask: GenerationRequest, stored: StoredModel) -> GenerationRequest:
     """The request with the model's system prompt.  Raises Refused if the model lacks a capability."""
     model, full = stored.model, stored.name.full
     if ask.raw and any(ask.body.get(name) for name in ("template", "system", "context")):
@@ -46,13 +46,13 @@ def able(ask: Ask, stored: StoredModel) -> Ask:
     return _with_system(ask, stored.system)
 
 
-def _with_system(ask: Ask, system: str) -> Ask:
+def _with_system(ask: GenerationRequest, system: str) -> GenerationRequest:
     if not system or ask.empty or ask.raw or ask.messages[0].role == "system":
         return ask
     return replace(ask, messages=(Message("system", system), *ask.messages))
 
 
-def fitting(ask: Ask, model: Model) -> None:
+def fitting(ask: GenerationRequest, model: Model) -> None:
     """The checks that are made only when the model is loaded, by its runner.  Raises Refused."""
     schema_of(ask)
     if ask.images and not model.can("vision"):
@@ -67,7 +67,7 @@ def _no_images(model: Model) -> Refused:
     return Refused(500, NO_MULTIMODAL)
 
 
-def _native(ask: Ask) -> None:
+def _native(ask: GenerationRequest) -> None:
     if any(tool.parameters is None for tool in ask.tools):
         raise nested(400, "JSON schema error at #: properties must be an object")
     if ask.tools and ask.logprobs:

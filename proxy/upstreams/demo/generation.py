@@ -8,10 +8,10 @@ from zlib import crc32
 from aiohttp import web
 
 from .answers import answer
-from .asks import Ask, chat_ask, generate_ask
 from .checks import able, chosen, fitting
 from .delivery import Delivery, document
 from .faults import Fault
+from .generation_request import GenerationRequest, parse_chat, parse_generate
 from .gotext import stamp
 from .lines import Line, Rules, Script, logprobs_of, script_of
 from .models import Model
@@ -26,16 +26,16 @@ Json = dict[str, Any]
 
 
 async def chat(call: "Call") -> web.StreamResponse:
-    ask = chat_ask(call.body())
+    ask = parse_chat(call.body())
     return await _answered(call, ask)
 
 
 async def generate(call: "Call") -> web.StreamResponse:
-    ask = generate_ask(call.body())
+    ask = parse_generate(call.body())
     return await _answered(call, ask)
 
 
-async def _answered(call: "Call", ask: Ask) -> web.StreamResponse:
+async def _answered(call: "Call", ask: GenerationRequest) -> web.StreamResponse:
     stored = chosen(call.simulator.store, ask)
     if ask.unloads:
         call.simulator.scheduler.unload(stored.model)
@@ -57,11 +57,11 @@ async def _answered(call: "Call", ask: Ask) -> web.StreamResponse:
                 return await run.delivered(fault, watch.finish)
 
 
-def _only(ask: Ask, reason: str) -> Json:
+def _only(ask: GenerationRequest, reason: str) -> Json:
     return _shaped(ask, Line(), True) | {"done": True, "done_reason": reason}
 
 
-def _shaped(ask: Ask, line: Line, done: bool) -> Json:
+def _shaped(ask: GenerationRequest, line: Line, done: bool) -> Json:
     """A line of an answer as JSON; optional fields that are empty are omitted."""
     said: Json = {"content" if ask.chats else "response": line.text}
     if line.thinking:
@@ -78,7 +78,7 @@ def _shaped(ask: Ask, line: Line, done: bool) -> Json:
 class Run:
     """One generation by a loaded model."""
 
-    def __init__(self, call: "Call", ask: Ask, runner: Runner, begun: int) -> None:
+    def __init__(self, call: "Call", ask: GenerationRequest, runner: Runner, begun: int) -> None:
         self.call = call
         self.ask = ask
         self.runner = runner
@@ -157,7 +157,7 @@ class Run:
         yield "eval_duration", now - first
 
 
-def _limit(ask: Ask, model: Model, prompt: Prompt, wanted: LoadOptions) -> int | None:
+def _limit(ask: GenerationRequest, model: Model, prompt: Prompt, wanted: LoadOptions) -> int | None:
     """Tokens that may be generated.  A `num_predict` of 0 means no limit, or 1 in a native chat, as in Ollama."""
     asked = ask.options.get("num_predict", -1)
     if asked == 0:
@@ -167,7 +167,7 @@ def _limit(ask: Ask, model: Model, prompt: Prompt, wanted: LoadOptions) -> int |
     return min(asked, most) if asked > 0 else most
 
 
-def _gathered(ask: Ask, kept: list[Json]) -> Json:
+def _gathered(ask: GenerationRequest, kept: list[Json]) -> Json:
     """The lines of an answer, merged into one document; `done` is false if the last line is missing."""
     if not kept:
         return _shaped(ask, Line(), False)

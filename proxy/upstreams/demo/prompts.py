@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from .asks import Ask, Message
+from .generation_request import GenerationRequest, Message
 from .models import Model
 from .options import LoadOptions
 from .refusals import TOO_LONG, Refused, exceeded
@@ -44,7 +44,7 @@ def common(one: str, other: str) -> int:
     return low
 
 
-def prompt_of(ask: Ask, model: Model, wanted: LoadOptions) -> Prompt:
+def prompt_of(ask: GenerationRequest, model: Model, wanted: LoadOptions) -> Prompt:
     """The prompt, shortened to the context; old messages are dropped silently, as in Ollama.  Raises Refused."""
     room = wanted.room(model)
     whole = _prompt(ask, model, ask.messages)
@@ -61,7 +61,7 @@ def _held(prompt: Prompt, room: int) -> Prompt:
     return prompt
 
 
-def _shortened(ask: Ask, model: Model, prompt: Prompt, room: int) -> Prompt:
+def _shortened(ask: GenerationRequest, model: Model, prompt: Prompt, room: int) -> Prompt:
     """The prompt without as many of the oldest messages as necessary; system messages and the last one are kept."""
     old = [place for place, message in enumerate(ask.messages[:-1]) if message.role != "system"]
     sizes = [_size(model, message) for message in ask.messages]
@@ -87,14 +87,14 @@ def _cut(prompt: Prompt, model: Model, wanted: LoadOptions) -> Prompt:
     return Prompt(prompt.messages, "".join(kept), len(kept))
 
 
-def _prompt(ask: Ask, model: Model, messages: Iterable[Message]) -> Prompt:
+def _prompt(ask: GenerationRequest, model: Model, messages: Iterable[Message]) -> Prompt:
     kept = tuple(messages)
     text = ask.messages[-1].content if ask.raw else _rendered(ask, model, kept)
     images = sum(message.images for message in kept) if model.can("vision") else 0
     return Prompt(kept, text, len(tokens_of(text)) + IMAGE_TOKENS * images)
 
 
-def _rendered(ask: Ask, model: Model, messages: tuple[Message, ...]) -> str:
+def _rendered(ask: GenerationRequest, model: Model, messages: tuple[Message, ...]) -> str:
     offered = [[tool.name, tool.description, tool.parameters] for tool in ask.tools]
     tools = f"<|tools|>{orjson.dumps(offered).decode()}\n" if offered else ""
     return tools + "".join(_turn(model, message) for message in messages) + "<|assistant|>"

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from aiohttp import web
 
 from .answers import Said
-from .asks import Ask
 from .calls import Seen, Watch, watching
 from .faults import Fault
+from .generation_request import GenerationRequest
 from .model_store import ModelStore
 from .models import CATALOGUE, Model
 from .prompts import Prompt
@@ -85,7 +85,7 @@ class Simulator:
     def app(self) -> web.Application:
         return application(self)
 
-    def said(self, ask: Ask, prompt: Prompt) -> Said | None:
+    def said(self, ask: GenerationRequest, prompt: Prompt) -> Said | None:
         """The answer that a test prescribes for this request, if any."""
         return self.say(ask.body) if self.say else None
 

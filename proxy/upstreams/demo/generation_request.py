@@ -8,7 +8,7 @@ from .gotext import quoted, seconds_of
 from .refusals import Refused
 from .tools import Tool, tool_of
 
-LEVELS = ("high", "medium", "low", "max")
+THINK_LEVELS = ("high", "medium", "low", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class GenerationRequest:
     path: str
     body: Body
     model: str
@@ -56,18 +56,18 @@ class Ask:
     def images(self) -> int:
         return sum(message.images for message in self.messages)
 
-    def but(self, **changes: Any) -> "Ask":
+    def but(self, **changes: Any) -> "GenerationRequest":
         return replace(self, **changes)
 
 
-def chat_ask(value: Any) -> Ask:
+def parse_chat(value: Any) -> GenerationRequest:
     body = body_of(value, "ChatRequest")
-    messages = tuple(_message(message_of(item)) for item in body.get("messages", ()))
+    messages = tuple(_parse_message(message_of(item)) for item in body.get("messages", ()))
     tools = tuple(tool_of(item) for item in body.get("tools", ()))
-    return _ask("/api/chat", body, messages).but(tools=tools)
+    return _parse("/api/chat", body, messages).but(tools=tools)
 
 
-def generate_ask(value: Any) -> Ask:
+def parse_generate(value: Any) -> GenerationRequest:
     """A prompt is a user message, after a system message if one is given."""
     body = body_of(value, "GenerateRequest")
     images = body.get("images", ())
@@ -75,16 +75,16 @@ def generate_ask(value: Any) -> Ask:
         checked_image(image, "GenerateRequest.images")
     system = (Message("system", body["system"]),) if body.get("system") else ()
     user = Message("user", body.get("prompt", ""), images=len(images))
-    ask = _ask("/api/generate", body, (*system, user))
+    ask = _parse("/api/generate", body, (*system, user))
     return ask.but(raw=body.get("raw", False), suffix=body.get("suffix", ""))
 
 
-def _ask(path: str, body: Body, messages: tuple[Message, ...]) -> Ask:
-    think = _think(body.get("think"))
+def _parse(path: str, body: Body, messages: tuple[Message, ...]) -> GenerationRequest:
+    think = _checked_think(body.get("think"))
     top = body.get("top_logprobs", 0)
     if not 0 <= top <= 20:
         raise Refused(400, "top_logprobs must be between 0 and 20")
-    return Ask(
+    return GenerationRequest(
         path=path,
         body=body,
         model=body.get("model", ""),
@@ -100,7 +100,7 @@ def _ask(path: str, body: Body, messages: tuple[Message, ...]) -> Ask:
     )
 
 
-def _message(message: Body) -> Message:
+def _parse_message(message: Body) -> Message:
     functions = [call.get("function") or {} for call in message.get("tool_calls", ())]
     return Message(
         role=message.get("role", "").lower(),
@@ -112,8 +112,8 @@ def _message(message: Body) -> Message:
     )
 
 
-def _think(value: Any) -> bool | str | None:
-    if value is None or isinstance(value, bool) or value in LEVELS:
+def _checked_think(value: Any) -> bool | str | None:
+    if value is None or isinstance(value, bool) or value in THINK_LEVELS:
         return value  # type: ignore[no-any-return]  # just checked, in a way that mypy does not follow
     must = '(must be "high", "medium", "low", "max", true, or false)'
     if isinstance(value, str):
@@ -121,7 +121,7 @@ def _think(value: Any) -> bool | str | None:
     raise Refused(400, "think must be a boolean or string " + must.replace("must be ", ""))
 
 
-def schema_of(ask: Ask) -> dict[str, Any] | None:
+def schema_of(ask: GenerationRequest) -> dict[str, Any] | None:
     """The schema of the answer: None for free text, an empty one for any JSON."""
     wanted = ask.body.get("format")
     if wanted in (None, ""):
