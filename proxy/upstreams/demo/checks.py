@@ -10,7 +10,7 @@ from .names import local, parsed
 from .refusals import NO_IMAGES, NO_LOGPROBS, NO_MULTIMODAL, PREFILL, Refused, nested
 
 
-def chosen(store: ModelStore, ask: GenerationRequest) -> StoredModel:
+def find_model(store: ModelStore, ask: GenerationRequest) -> StoredModel:
     """The requested model.  Raises Refused with the error message of the endpoint."""
     name = parsed(local(ask.model)) if ask.model else None
     if name is None and ask.chats:
@@ -20,8 +20,8 @@ def chosen(store: ModelStore, ask: GenerationRequest) -> StoredModel:
     raise Refused(404, f"model '{ask.model}' not found")
 
 
-def embedder(store: ModelStore, spelled: str) -> StoredModel:
-    """As `chosen`, for the endpoints for embeddings, whose messages differ."""
+def find_embedding_model(store: ModelStore, spelled: str) -> StoredModel:
+    """As `find_model`, for the endpoints for embeddings, whose messages differ."""
     name = parsed(local(spelled)) if spelled else None
     if name is None:
         raise Refused(404, f"model '{spelled}' not found")
@@ -30,7 +30,7 @@ def embedder(store: ModelStore, spelled: str) -> StoredModel:
     raise Refused(404, f"model {quoted(spelled)} not found, try pulling it first")
 
 
-def able(ask: GenerationRequest, stored: StoredModel) -> GenerationRequest:
+def check_capabilities(ask: GenerationRequest, stored: StoredModel) -> GenerationRequest:
     """The request with the model's system prompt.  Raises Refused if the model lacks a capability."""
     model, full = stored.model, stored.name.full
     if ask.raw and any(ask.body.get(name) for name in ("template", "system", "context")):
@@ -52,7 +52,7 @@ def _with_system(ask: GenerationRequest, system: str) -> GenerationRequest:
     return replace(ask, messages=(Message("system", system), *ask.messages))
 
 
-def fitting(ask: GenerationRequest, model: Model) -> None:
+def check_when_loaded(ask: GenerationRequest, model: Model) -> None:
     """The checks that are made only when the model is loaded, by its runner.  Raises Refused."""
     schema_of(ask)
     if ask.images and not model.can("vision"):

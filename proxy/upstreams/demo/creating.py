@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .calls import Call
 
 GGUF = b"GGUF"
-WITHOUT_ADAPTERS = (0, 34, 1)
+NO_ADAPTERS_FROM = (0, 34, 1)
 """The first version that no longer accepts adapters."""
 NO_ADAPTERS = "LoRA adapters are no longer supported"
 NOT_GGUF = "supplied file was not in GGUF format"
@@ -32,27 +32,27 @@ async def create(call: "Call") -> web.StreamResponse:
     for path in (*body.get("files", ()), *body.get("adapters", ())):
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise Refused(400, "file path must be relative")
-    if body.get("adapters") and numbered(call.simulator.version) >= WITHOUT_ADAPTERS:
+    if body.get("adapters") and version_numbers(call.simulator.version) >= NO_ADAPTERS_FROM:
         raise Refused(400, NO_ADAPTERS)
     if (name := parsed(body.get("model") or body.get("name", ""))) is None:
         raise Refused(400, "invalid model name")
-    lines = made(call.simulator.store, body, name)
-    return await told(call, body, lines)
+    lines = create_model(call.simulator.store, body, name)
+    return await send_status(call, body, lines)
 
 
-def made(store: ModelStore, body: Body, name: Name) -> list[dict[str, Any]]:
+def create_model(store: ModelStore, body: Body, name: Name) -> list[dict[str, Any]]:
     """Create and store the model; gives the status lines, or one line with an error."""
     if body.get("from"):
         base = store.find(parsed(local(body["from"])))
         if base is None:
             return [{"error": "pull model manifest: file does not exist"}]
-        layers = [f"sha256:{base.model.digest}", *of_adapters(store, body.get("adapters", {}))]
+        layers = [f"sha256:{base.model.digest}", *adapter_digests(store, body.get("adapters", {}))]
         made = replace(renamed(base, name), parent=base.name.short)
         if layers[1:]:
-            made = replace(made, model=replace(made.model, digest=mixed(layers)))
+            made = replace(made, model=replace(made.model, digest=combined_digest(layers)))
     elif "files" in body:
-        layers = [of_file(store, body["files"])]
-        made = StoredModel(Model(name.short, frozenset({"completion"}), digest=mixed(layers)), time.time())
+        layers = [file_digest(store, body["files"])]
+        made = StoredModel(Model(name.short, frozenset({"completion"}), digest=combined_digest(layers)), time.time())
     else:
         raise Refused(400, "neither 'from' or 'files' was specified")
     changed = {key: body[key] for key in ("system", "template") if body.get(key)}
@@ -62,13 +62,13 @@ def made(store: ModelStore, body: Body, name: Name) -> list[dict[str, Any]]:
     return [{"status": line} for line in lines]
 
 
-def of_adapters(store: ModelStore, adapters: dict[str, Any]) -> list[str]:
+def adapter_digests(store: ModelStore, adapters: dict[str, Any]) -> list[str]:
     if len(adapters) > 1:
         raise Refused(400, ONE_ADAPTER)
-    return [of_file(store, adapters)] if adapters else []
+    return [file_digest(store, adapters)] if adapters else []
 
 
-def of_file(store: ModelStore, files: dict[str, Any]) -> str:
+def file_digest(store: ModelStore, files: dict[str, Any]) -> str:
     """The digest of the first file, which must have been uploaded and be GGUF."""
     for path, digest in files.items():
         if str(digest) not in store.blobs:
@@ -80,11 +80,11 @@ def of_file(store: ModelStore, files: dict[str, Any]) -> str:
     raise Refused(400, "no files provided to convert")
 
 
-def mixed(layers: list[str]) -> str:
+def combined_digest(layers: list[str]) -> str:
     return hashlib.sha256(" ".join(layers).encode()).hexdigest()
 
 
-def numbered(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.partition("-")[0].split(".") if part.isdigit())
 
 
@@ -92,7 +92,7 @@ def renamed(stored: StoredModel, name: Name) -> StoredModel:
     return replace(stored, model=replace(stored.model, name=name.short), modified=time.time())
 
 
-async def told(call: "Call", body: Body, lines: list[dict[str, Any]]) -> web.StreamResponse:
+async def send_status(call: "Call", body: Body, lines: list[dict[str, Any]]) -> web.StreamResponse:
     """Answer with all status lines, or only with the last one if it is not streamed."""
     if body.get("stream", True):
         sending = Delivery(call.request, True, call.fault(), call.simulator.delay, call.simulator.split)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .checks import embedder
+from .checks import find_embedding_model
 from .decode import Body, body_of
 from .delivery import delivered, document
 from .gotext import seconds_of
@@ -24,7 +24,7 @@ async def embed(call: "Call") -> web.StreamResponse:
     body = body_of(call.body(), "EmbedRequest")
     texts = _inputs(body.get("input"))
     keep = seconds_of(body.get("keep_alive"))
-    stored = embedder(call.simulator.store, body.get("model", ""))
+    stored = find_embedding_model(call.simulator.store, body.get("model", ""))
     wanted = _wanted(body, stored)
     fault = call.fault(generates=bool(texts))
     begun = time.perf_counter_ns()
@@ -48,7 +48,7 @@ async def embeddings(call: "Call") -> web.StreamResponse:
     """The old endpoint: one prompt, and a vector of doubles that is not normalised."""
     body = body_of(call.body(), "EmbeddingRequest")
     keep = seconds_of(body.get("keep_alive"))
-    stored = embedder(call.simulator.store, body.get("model", ""))
+    stored = find_embedding_model(call.simulator.store, body.get("model", ""))
     wanted, prompt = _wanted(body, stored), body.get("prompt", "")
     fault = call.fault(generates=bool(prompt))
     with call.simulator.watching(generates=bool(prompt)) as watch:

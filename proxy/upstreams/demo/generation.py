@@ -8,7 +8,7 @@ from zlib import crc32
 from aiohttp import web
 
 from .answers import answer
-from .checks import able, chosen, fitting
+from .checks import check_capabilities, check_when_loaded, find_model
 from .delivery import Delivery, document
 from .faults import Fault
 from .generation_request import GenerationRequest, parse_chat, parse_generate
@@ -36,11 +36,11 @@ async def generate(call: "Call") -> web.StreamResponse:
 
 
 async def _answered(call: "Call", ask: GenerationRequest) -> web.StreamResponse:
-    stored = chosen(call.simulator.store, ask)
+    stored = find_model(call.simulator.store, ask)
     if ask.unloads:
         call.simulator.scheduler.unload(stored.model)
         return document(_only(ask, "unload"))
-    ask = able(ask, stored)
+    ask = check_capabilities(ask, stored)
     if call.simulator.profile == "old":
         ask = ask.but(logprobs=False)
     options = checked_options({**stored.parameters, **ask.options})
@@ -88,7 +88,7 @@ class Run:
         self.ready = time.perf_counter_ns()
 
     async def delivered(self, fault: Fault | None, finish: Callable[[], None]) -> web.StreamResponse:
-        fitting(self.ask, self.model)
+        check_when_loaded(self.ask, self.model)
         prompt = prompt_of(self.ask, self.model, self.runner.wanted)
         if self.ask.body.get("_debug_render_only"):
             info = {"rendered_template": prompt.text, "image_count": self.ask.images}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .creating import GGUF, renamed, told
+from .creating import GGUF, renamed, send_status
 from .decode import body_of
 from .delivery import delivered, document
 from .gotext import quoted, stamp
@@ -93,12 +93,12 @@ async def pull(call: "Call") -> web.StreamResponse:
     found = next((model for model in CATALOGUE if (known := parsed(model.name)) and known.key == name.key), None)
     lines: list[dict[str, Any]] = [{"status": "pulling manifest"}]
     if found is None:
-        return await told(call, body, [*lines, {"error": "pull model manifest: file does not exist"}])
+        return await send_status(call, body, [*lines, {"error": "pull model manifest: file does not exist"}])
     part: dict[str, Any] = {"status": f"pulling {found.digest[:12]}", "digest": f"sha256:{found.digest}"}
     lines += [part | {"total": SIZE, "completed": done} for done in (SIZE // 2, SIZE)]
     lines += [{"status": text} for text in ("verifying sha256 digest", "writing manifest", "success")]
     call.simulator.store.add(StoredModel(found, time.time()))
-    return await told(call, body, lines)
+    return await send_status(call, body, lines)
 
 
 async def blob(call: "Call") -> web.StreamResponse:
