@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from .faults import Fault, taken
-from .gotext import read
+from .go_format import loads
 from .refusals import Refused
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ class Call:
     raw: bytes
 
     def body(self) -> Any:
-        return read(self.raw)
+        return loads(self.raw)
 
     def fault(self, *, generates: bool = True) -> Fault | None:
         return taken(self.simulator.faults, self.request.path, generates)
 
     def seen(self) -> Seen:
         try:
-            body = read(self.raw) if self.raw else None
+            body = loads(self.raw) if self.raw else None
         except Refused:
             body = None
         return Seen(self.request.method, self.request.path, body, self.request.headers)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from .generation_request import GenerationRequest, Message, schema_of
-from .gotext import quoted
+from .go_format import quoted
 from .model_store import ModelStore, StoredModel
 from .models import Model
 from .names import local, parsed

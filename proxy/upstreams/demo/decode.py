@@ -5,7 +5,7 @@ import binascii
 import string
 from typing import Any
 
-from .gotext import kind_of
+from .go_format import type_name
 from .refusals import Refused
 
 Body = dict[str, Any]
@@ -76,7 +76,7 @@ def checked(value: Any, want: type, where: str) -> Any:
         return value
     if want is int and isinstance(value, float):
         raise unfit(f"number {value}", where, "int")
-    raise unfit(kind_of(value), where, GO_TYPES[want])
+    raise unfit(type_name(value), where, GO_TYPES[want])
 
 
 def unfit(found: str, where: str, want: str) -> Refused:
@@ -86,7 +86,7 @@ def unfit(found: str, where: str, want: str) -> Refused:
 def body_of(value: Any, struct: str) -> Body:
     """The fields of a body; known names are matched regardless of case, and null counts as absent."""
     if not isinstance(value, dict):
-        raise Refused(400, f"json: cannot unmarshal {kind_of(value)} into Go value of type api.{struct}")
+        raise Refused(400, f"json: cannot unmarshal {type_name(value)} into Go value of type api.{struct}")
     names = STRUCTS[struct].split()
     body = folded(value, frozenset(names))
     for name in names:
@@ -102,7 +102,7 @@ def folded(value: Body, known: frozenset[str]) -> Body:
 
 def message_of(value: Any) -> Body:
     if not isinstance(value, dict):
-        raise unfit(kind_of(value), "ChatRequest.messages", "api.Message")
+        raise unfit(type_name(value), "ChatRequest.messages", "api.Message")
     message = folded(value, frozenset(MESSAGE))
     for name, want in MESSAGE.items():
         if name in message:

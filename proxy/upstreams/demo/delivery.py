@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from .faults import LOADING, Fault
-from .gotext import written
+from .go_format import dumps
 from .refusals import Refused
 
 Json = dict[str, Any]
@@ -25,7 +25,7 @@ class CutOff(Exception):
 
 
 def document(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=written(value), status=status, headers={"Content-Type": DOCUMENT})
+    return web.Response(body=dumps(value), status=status, headers={"Content-Type": DOCUMENT})
 
 
 def refusal(trouble: Refused) -> web.Response:
@@ -86,7 +86,7 @@ class Delivery:
     async def line(self, line: Json) -> None:
         self.sent += 1
         if self.stream:
-            await self.bytes(written(line) + b"\n")
+            await self.bytes(dumps(line) + b"\n")
         else:
             self.kept.append(line)
 
@@ -122,5 +122,5 @@ async def delivered(request: web.Request, value: Json, fault: Fault | None) -> w
         return document(value)
     if delivery.response.prepared:
         return await delivery.end()
-    half = written(value)
+    half = dumps(value)
     return web.Response(body=half[: len(half) // 2], headers={"Content-Type": DOCUMENT})

@@ -8,7 +8,7 @@ from aiohttp import web
 from .checks import find_embedding_model
 from .decode import Body, body_of
 from .delivery import delivered, document
-from .gotext import seconds_of
+from .go_format import parse_keep_alive
 from .model_store import StoredModel
 from .models import Model
 from .options import LoadOptions, checked_options, load_options
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def embed(call: "Call") -> web.StreamResponse:
     body = body_of(call.body(), "EmbedRequest")
     texts = _inputs(body.get("input"))
-    keep = seconds_of(body.get("keep_alive"))
+    keep = parse_keep_alive(body.get("keep_alive"))
     stored = find_embedding_model(call.simulator.store, body.get("model", ""))
     wanted = _wanted(body, stored)
     fault = call.fault(generates=bool(texts))
@@ -47,7 +47,7 @@ async def embed(call: "Call") -> web.StreamResponse:
 async def embeddings(call: "Call") -> web.StreamResponse:
     """The old endpoint: one prompt, and a vector of doubles that is not normalised."""
     body = body_of(call.body(), "EmbeddingRequest")
-    keep = seconds_of(body.get("keep_alive"))
+    keep = parse_keep_alive(body.get("keep_alive"))
     stored = find_embedding_model(call.simulator.store, body.get("model", ""))
     wanted, prompt = _wanted(body, stored), body.get("prompt", "")
     fault = call.fault(generates=bool(prompt))

@@ -12,7 +12,7 @@ from .checks import check_capabilities, check_when_loaded, find_model
 from .delivery import Delivery, document
 from .faults import Fault
 from .generation_request import GenerationRequest, parse_chat, parse_generate
-from .gotext import stamp
+from .go_format import timestamp
 from .lines import Line, Rules, Script, logprobs_of, script_of
 from .models import Model
 from .options import LoadOptions, checked_options, load_options
@@ -69,7 +69,7 @@ def _shaped(ask: GenerationRequest, line: Line, done: bool) -> Json:
     if line.calls:
         said["tool_calls"] = list(line.calls)
     said = {"message": {"role": "assistant", **said}} if ask.chats else said
-    shaped = {"model": ask.model, "created_at": stamp(), **said, "done": done}
+    shaped = {"model": ask.model, "created_at": timestamp(), **said, "done": done}
     if ask.logprobs and line.tokens:
         shaped["logprobs"] = logprobs_of(line.tokens, ask.top_logprobs)
     return shaped
@@ -92,7 +92,7 @@ class Run:
         prompt = prompt_of(self.ask, self.model, self.runner.wanted)
         if self.ask.body.get("_debug_render_only"):
             info = {"rendered_template": prompt.text, "image_count": self.ask.images}
-            return document({"model": self.ask.model, "created_at": stamp(), "_debug_info": info})
+            return document({"model": self.ask.model, "created_at": timestamp(), "_debug_info": info})
         cached = prompt.shared(self.runner.prompt)
         script = self._script(prompt, fault)
         self.runner.prompt = prompt.text

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .decode import Body, body_of, checked_image, message_of
-from .gotext import quoted, seconds_of
+from .go_format import parse_keep_alive, quoted
 from .refusals import Refused
 from .tools import Tool, tool_of
 
@@ -90,7 +90,7 @@ def _parse(path: str, body: Body, messages: tuple[Message, ...]) -> GenerationRe
         model=body.get("model", ""),
         messages=messages,
         options=body.get("options", {}),
-        keep_alive=seconds_of(body.get("keep_alive")),
+        keep_alive=parse_keep_alive(body.get("keep_alive")),
         think=think,
         stream=body.get("stream", True),
         truncate=body.get("truncate", True),

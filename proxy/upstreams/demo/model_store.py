@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .gotext import stamp
+from .go_format import timestamp
 from .models import Model
 from .names import Name, parsed
 
@@ -88,7 +88,7 @@ def tags_entry(stored: StoredModel, old: bool) -> dict[str, Any]:
     entry = {
         "name": stored.name.short,
         "model": stored.name.short,
-        "modified_at": stamp(stored.modified),
+        "modified_at": timestamp(stored.modified),
         "size": SIZE,
         "digest": model.digest,
         "details": about,
@@ -123,7 +123,7 @@ def show_document(stored: StoredModel) -> dict[str, Any]:
             f"{family}.attention.head_count_kv": HEADS_KV,
         },
         "capabilities": capabilities(model),
-        "modified_at": stamp(stored.modified),
+        "modified_at": timestamp(stored.modified),
     }
 
 

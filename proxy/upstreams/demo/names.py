@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from .gotext import quoted
+from .go_format import quoted
 from .refusals import CLOUD_OFF, Refused
 
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")

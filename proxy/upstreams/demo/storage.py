@@ -10,7 +10,7 @@ from aiohttp import web
 from .creating import GGUF, renamed, send_status
 from .decode import body_of
 from .delivery import delivered, document
-from .gotext import quoted, stamp
+from .go_format import quoted, timestamp
 from .model_store import SIZE, StoredModel, details, show_document, tags_entry
 from .models import CATALOGUE
 from .names import Name, local, parsed
@@ -47,7 +47,7 @@ async def ps(call: "Call") -> web.StreamResponse:
         stored = call.simulator.store.find(parsed(runner.model.name))
         entry = {"name": runner.model.name, "model": runner.model.name, "size": SIZE}
         entry |= {"digest": runner.model.digest, "details": details(stored) if stored else {}}
-        entry |= {"expires_at": stamp(scheduler.expiry(runner)), "size_vram": 0}
+        entry |= {"expires_at": timestamp(scheduler.expiry(runner)), "size_vram": 0}
         models.append(entry | {"context_length": runner.wanted.room(runner.model)})
     return await delivered(call.request, {"models": models}, call.fault())
 

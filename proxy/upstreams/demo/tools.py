@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .decode import checked, unfit
-from .gotext import kind_of
+from .go_format import type_name
 from .schema import instance
 
 PARAMETERS = ("type", "$defs", "items", "required", "properties")
@@ -36,7 +36,7 @@ class Tool:
 
 def tool_of(value: Any) -> Tool:
     if not isinstance(value, dict):
-        raise unfit(kind_of(value), "ChatRequest.tools", "api.Tool")
+        raise unfit(type_name(value), "ChatRequest.tools", "api.Tool")
     function = checked(value.get("function"), dict, ".tools.function") or {}
     name = checked(function.get("name"), str, ".tools.function.name") or ""
     description = checked(function.get("description"), str, ".tools.function.description") or ""
@@ -60,7 +60,7 @@ def _properties(value: Any, where: str) -> Schema:
 def _property(value: Any, where: str) -> Schema:
     """Ollama keeps a typed subset; it drops defaults, $ref, oneOf, const, formats and bounds."""
     if not isinstance(value, dict):
-        raise unfit(kind_of(value), where, "api.ToolProperty")
+        raise unfit(type_name(value), where, "api.ToolProperty")
     kept = {key: value[key] for key in PROPERTY if value.get(key) is not None}
     if "properties" in kept:
         kept["properties"] = _properties(kept["properties"], where)

@@ -37,14 +37,14 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def written(value: Any) -> bytes:
+def dumps(value: Any) -> bytes:
     line = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     for plain, escaped in ESCAPES:
         line = line.replace(plain, escaped)
     return line
 
 
-def read(raw: bytes) -> Any:
+def loads(raw: bytes) -> Any:
     """The first JSON value of a body; the rest is ignored, as by Go's decoder."""
     if not raw.strip():
         raise Refused(400, "missing request body")
@@ -95,24 +95,24 @@ def _complaint(text: str, error: json.JSONDecodeError) -> str:
     return "unexpected EOF"
 
 
-def kind_of(value: Any) -> str:
+def type_name(value: Any) -> str:
     """What Go's decoder calls a JSON value in its errors."""
     kinds: dict[type, str] = {bool: "bool", str: "string", list: "array", dict: "object"}
     return kinds.get(type(value), "number")
 
 
-def seconds_of(keep_alive: Any) -> float | None:
+def parse_keep_alive(keep_alive: Any) -> float | None:
     """A keep_alive in seconds: None if unset, infinite if negative."""
     if keep_alive is None:
         return None
     if isinstance(keep_alive, bool) or not isinstance(keep_alive, int | float | str):
-        name = {"bool": "bool", "array": "[]interface {}"}.get(kind_of(keep_alive), "map[string]interface {}")
+        name = {"bool": "bool", "array": "[]interface {}"}.get(type_name(keep_alive), "map[string]interface {}")
         raise Refused(400, f"Unsupported type: '{name}'")
-    seconds = duration(keep_alive) if isinstance(keep_alive, str) else float(keep_alive)
+    seconds = parse_duration(keep_alive) if isinstance(keep_alive, str) else float(keep_alive)
     return math.inf if seconds < 0 else seconds
 
 
-def duration(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Seconds of a Go duration such as "1h30m" or "-1s"."""
     sign, rest = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
     if rest == "0":
@@ -131,7 +131,7 @@ def _unit(unit: str, text: str) -> float:
     return UNITS[unit]
 
 
-def stamp(at: float | None = None) -> str:
+def timestamp(at: float | None = None) -> str:
     """RFC 3339 with nanoseconds, in UTC; now, or the given seconds since 1970."""
     nanoseconds = time.time_ns() if at is None else int(at * 1e9)
     second, rest = divmod(nanoseconds, 1_000_000_000)
