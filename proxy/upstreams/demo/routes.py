@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from . import storage
+from . import model_endpoints
 from .calls import Call
 from .creating import create
 from .delivery import CutOff, refusal
@@ -25,22 +25,22 @@ LARGEST = 256 * 1024 * 1024
 """Maximum bytes of a body."""
 BLOB = "/api/blobs/{digest}"
 ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
-    ("GET", "/", storage.root),
-    ("GET", "/api/version", storage.version),
-    ("GET", "/api/status", storage.status),
-    ("GET", "/api/tags", storage.tags),
-    ("GET", "/api/ps", storage.ps),
-    ("POST", "/api/show", storage.show),
+    ("GET", "/", model_endpoints.root),
+    ("GET", "/api/version", model_endpoints.version),
+    ("GET", "/api/status", model_endpoints.status),
+    ("GET", "/api/tags", model_endpoints.tags),
+    ("GET", "/api/ps", model_endpoints.ps),
+    ("POST", "/api/show", model_endpoints.show),
     ("POST", "/api/chat", chat),
     ("POST", "/api/generate", generate),
     ("POST", "/api/embed", embed),
     ("POST", "/api/embeddings", embeddings),
-    ("POST", "/api/copy", storage.copy),
-    ("DELETE", "/api/delete", storage.delete),
-    ("POST", "/api/pull", storage.pull),
+    ("POST", "/api/copy", model_endpoints.copy),
+    ("DELETE", "/api/delete", model_endpoints.delete),
+    ("POST", "/api/pull", model_endpoints.pull),
     ("POST", "/api/create", create),
-    ("HEAD", BLOB, storage.blob),
-    ("POST", BLOB, storage.upload),
+    ("HEAD", BLOB, model_endpoints.blob),
+    ("POST", BLOB, model_endpoints.upload),
 )
 
 
