@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .faults import Fault, taken
+from .faults import Fault, take_fault
 from .go_format import loads
 from .refusals import Refused
 
@@ -37,7 +37,7 @@ class Call:
         return loads(self.raw)
 
     def fault(self, *, generates: bool = True) -> Fault | None:
-        return taken(self.simulator.faults, self.request.path, generates)
+        return take_fault(self.simulator.faults, self.request.path, generates)
 
     def seen(self) -> Seen:
         try:
@@ -47,7 +47,7 @@ class Call:
         return Seen(self.request.method, self.request.path, body, self.request.headers)
 
 
-class Watch:
+class GenerationCounter:
     """Keeps the simulator's counters for one generation."""
 
     def __init__(self, simulator: "Simulator") -> None:
@@ -71,12 +71,12 @@ class Watch:
 
 
 @contextmanager
-def watching(simulator: "Simulator", generates: bool) -> Iterator[Watch]:
+def counting(simulator: "Simulator", generates: bool) -> Iterator[GenerationCounter]:
     """Counts a client that leaves: while it is queued, during the load, or during the answer."""
-    watch = Watch(simulator)
+    counter = GenerationCounter(simulator)
     try:
-        yield watch
+        yield counter
     except (asyncio.CancelledError, ConnectionResetError):
-        if generates and not watch.finished:
+        if generates and not counter.finished:
             simulator.note_leaving()
         raise

@@ -15,7 +15,7 @@ from .refusals import Refused
 
 Json = dict[str, Any]
 GARBAGE = b"<html><body>502 Bad Gateway</body></html>\n"
-ELSEWHERE = LOADING | {"long_line"}
+BEFORE_DELIVERY = LOADING | {"long_line"}
 """Faults that happen before delivery."""
 DOCUMENT = "application/json; charset=utf-8"
 
@@ -46,7 +46,7 @@ class Delivery:
 
     def __post_init__(self) -> None:
         self.response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        if self.fault and self.fault.kind in ELSEWHERE:
+        if self.fault and self.fault.kind in BEFORE_DELIVERY:
             self.fault = None
 
     async def lines(self, lines: Iterable[Json]) -> bool:
@@ -54,12 +54,12 @@ class Delivery:
         for line in lines:
             if self.delay and self.sent:
                 await asyncio.sleep(self.delay)
-            if await self.struck():
+            if await self.apply_fault():
                 return False
             await self.line(line)
         return True
 
-    async def struck(self) -> bool:
+    async def apply_fault(self) -> bool:
         """Make the fault happen if it is due.  Gives whether it has ended the answer; a stall only delays it."""
         fault = self.fault
         if not fault or self.sent < fault.after:
@@ -67,7 +67,7 @@ class Delivery:
         self.fault = None
         match fault.kind:
             case "stall":
-                await fault.over()
+                await fault.wait_until_over()
                 return False
             case "reset":
                 self.reset()
@@ -115,10 +115,10 @@ class Delivery:
         return self.response
 
 
-async def delivered(request: web.Request, value: Json, fault: Fault | None) -> web.StreamResponse:
+async def deliver_document(request: web.Request, value: Json, fault: Fault | None) -> web.StreamResponse:
     """Answer with a document that was not generated; a fault may damage or replace it."""
     delivery = Delivery(request, False, fault)
-    if not await delivery.struck():
+    if not await delivery.apply_fault():
         return document(value)
     if delivery.response.prepared:
         return await delivery.end()

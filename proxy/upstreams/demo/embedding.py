@@ -7,7 +7,7 @@ from aiohttp import web
 
 from .checks import find_embedding_model
 from .decode import Body, body_of
-from .delivery import delivered, document
+from .delivery import deliver_document, document
 from .go_format import parse_keep_alive
 from .model_store import StoredModel
 from .models import Model
@@ -28,19 +28,19 @@ async def embed(call: "Call") -> web.StreamResponse:
     wanted = _wanted(body, stored)
     fault = call.fault(generates=bool(texts))
     begun = time.perf_counter_ns()
-    with call.simulator.watching(generates=bool(texts)) as watch:
+    with call.simulator.counting(generates=bool(texts)) as counter:
         async with call.simulator.scheduler.using(stored.model, wanted, keep, fault):
             ready = time.perf_counter_ns()
             if not texts:
                 return document({"model": body["model"], "embeddings": []})
-            with watch.generating():
+            with counter.generating():
                 vectors, tokens = _vectors(texts, body, stored.model, wanted)
                 answer: dict[str, Any] = {"model": body["model"], "embeddings": vectors}
                 answer["total_duration"] = time.perf_counter_ns() - begun
                 answer["load_duration"] = ready - begun
                 answer |= {"prompt_eval_count": tokens} if tokens else {}
-                response = await delivered(call.request, answer, fault)
-                watch.finish()
+                response = await deliver_document(call.request, answer, fault)
+                counter.finish()
                 return response
 
 
@@ -51,16 +51,16 @@ async def embeddings(call: "Call") -> web.StreamResponse:
     stored = find_embedding_model(call.simulator.store, body.get("model", ""))
     wanted, prompt = _wanted(body, stored), body.get("prompt", "")
     fault = call.fault(generates=bool(prompt))
-    with call.simulator.watching(generates=bool(prompt)) as watch:
+    with call.simulator.counting(generates=bool(prompt)) as counter:
         async with call.simulator.scheduler.using(stored.model, wanted, keep, fault):
             if not prompt:
                 return document({"embedding": []})
-            with watch.generating():
+            with counter.generating():
                 if not stored.model.can("embedding"):
                     raise Refused(500, NO_EMBEDDINGS)
                 found = vector(prompt, stored.model.dimensions).astype(float) * 10.0
-                response = await delivered(call.request, {"embedding": found}, fault)
-                watch.finish()
+                response = await deliver_document(call.request, {"embedding": found}, fault)
+                counter.finish()
                 return response
 
 

@@ -63,7 +63,7 @@ class Fault:
         usual = BY_STATUS.get(self.status, STOPPED) if self.kind == "status" else STOPPED
         return MESSAGES.get(self.kind, usual)
 
-    async def over(self) -> None:
+    async def wait_until_over(self) -> None:
         """Wait until a stall or a slow load is over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.seconds):
@@ -75,7 +75,7 @@ class Fault:
         return path.startswith(self.path or GENERATING)
 
 
-def taken(faults: deque[Fault], path: str, generates: bool) -> Fault | None:
+def take_fault(faults: deque[Fault], path: str, generates: bool) -> Fault | None:
     """The first fault that hits this request; it is counted down, and removed after its last time."""
     for place, fault in enumerate(faults):
         if fault.hits(path, generates):

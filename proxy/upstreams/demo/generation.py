@@ -46,15 +46,15 @@ async def _answered(call: "Call", ask: GenerationRequest) -> web.StreamResponse:
     options = checked_options({**stored.parameters, **ask.options})
     wanted = load_options(options, ask.shift, stored.model)
     fault = call.fault(generates=not ask.empty)
-    with call.simulator.watching(generates=not ask.empty) as watch:
+    with call.simulator.counting(generates=not ask.empty) as counter:
         scheduler = call.simulator.scheduler
         begun = time.perf_counter_ns()
         async with scheduler.using(stored.model, wanted, ask.keep_alive, fault) as runner:
             if ask.empty:
                 return document(_only(ask, "load"))
-            with watch.generating():
+            with counter.generating():
                 run = Run(call, ask.but(options=options), runner, begun)
-                return await run.delivered(fault, watch.finish)
+                return await run.delivered(fault, counter.finish)
 
 
 def _only(ask: GenerationRequest, reason: str) -> Json:

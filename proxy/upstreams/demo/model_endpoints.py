@@ -9,7 +9,7 @@ from aiohttp import web
 
 from .creating import GGUF, renamed, send_status
 from .decode import body_of
-from .delivery import delivered, document
+from .delivery import deliver_document, document
 from .go_format import quoted, timestamp
 from .model_store import SIZE, StoredModel, details, show_document, tags_entry
 from .models import CATALOGUE
@@ -27,7 +27,7 @@ async def root(call: "Call") -> web.StreamResponse:
 
 
 async def version(call: "Call") -> web.StreamResponse:
-    return await delivered(call.request, {"version": call.simulator.version}, call.fault())
+    return await deliver_document(call.request, {"version": call.simulator.version}, call.fault())
 
 
 async def status(call: "Call") -> web.StreamResponse:
@@ -37,7 +37,7 @@ async def status(call: "Call") -> web.StreamResponse:
 async def tags(call: "Call") -> web.StreamResponse:
     old = call.simulator.profile == "old"
     models = [tags_entry(stored, old) for stored in call.simulator.store.all()]
-    return await delivered(call.request, {"models": models}, call.fault())
+    return await deliver_document(call.request, {"models": models}, call.fault())
 
 
 async def ps(call: "Call") -> web.StreamResponse:
@@ -49,7 +49,7 @@ async def ps(call: "Call") -> web.StreamResponse:
         entry |= {"digest": runner.model.digest, "details": details(stored) if stored else {}}
         entry |= {"expires_at": timestamp(scheduler.expiry(runner)), "size_vram": 0}
         models.append(entry | {"context_length": runner.wanted.room(runner.model)})
-    return await delivered(call.request, {"models": models}, call.fault())
+    return await deliver_document(call.request, {"models": models}, call.fault())
 
 
 async def show(call: "Call") -> web.StreamResponse:
@@ -62,7 +62,7 @@ async def show(call: "Call") -> web.StreamResponse:
         raise Refused(400, "invalid model name")
     if not (stored := call.simulator.store.find(name)):
         raise Refused(404, f"model '{name.short}' not found")
-    return await delivered(call.request, show_document(stored), call.fault())
+    return await deliver_document(call.request, show_document(stored), call.fault())
 
 
 async def delete(call: "Call") -> web.StreamResponse:

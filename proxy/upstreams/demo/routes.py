@@ -45,7 +45,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
 
 
 def application(simulator: "Simulator") -> web.Application:
-    app = web.Application(middlewares=[_at_the_door(simulator)], client_max_size=LARGEST)
+    app = web.Application(middlewares=[_checked_first(simulator)], client_max_size=LARGEST)
     for method, path, endpoint in ROUTES:
         handler = _handler(simulator, endpoint, path)
         app.router.add_route(method, path, handler)
@@ -62,16 +62,16 @@ def _handler(simulator: "Simulator", endpoint: Endpoint, path: str) -> Handler:
         simulator.note()
         try:
             return await endpoint(call)
-        except Refused as trouble:
-            return refusal(trouble)
+        except Refused as error:
+            return refusal(error)
 
     return handle
 
 
-def _at_the_door(simulator: "Simulator") -> Middleware:
+def _checked_first(simulator: "Simulator") -> Middleware:
     @web.middleware
-    async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if simulator.strict_hosts and not _welcome(request):
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if simulator.strict_hosts and not _is_allowed(request):
             return web.Response(status=403)
         try:
             return await handler(request)
@@ -84,10 +84,10 @@ def _at_the_door(simulator: "Simulator") -> Middleware:
             # The connection is closed, so this response is never sent.
             return web.Response()
 
-    return door
+    return check
 
 
-def _welcome(request: web.Request) -> bool:
+def _is_allowed(request: web.Request) -> bool:
     """Ollama on loopback answers to local names only, against DNS rebinding."""
     origin = request.headers.get("Origin")
     if not _local(urlsplit(f"//{request.host}").hostname or ""):

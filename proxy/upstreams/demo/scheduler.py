@@ -39,21 +39,21 @@ class Load:
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
-        self.trouble: Refused | None = None
+        self.error: Refused | None = None
 
-    def end(self, trouble: Refused | None = None) -> None:
+    def end(self, error: Refused | None = None) -> None:
         if not self.over.is_set():
-            self.trouble = trouble
+            self.error = error
             self.over.set()
 
-    async def last(self, seconds: float, fault: Fault | None) -> None:
+    async def run(self, seconds: float, fault: Fault | None) -> None:
         """Wait as long as loading takes.  Raises Refused if a client that waits for it leaves."""
         if fault and (fault.kind == "slow_load" or (fault.kind == "load_failure" and fault.until)):
-            await self._unless_over(fault.over())
+            await self._unless_over(fault.wait_until_over())
         if seconds > 0:
             await self._unless_over(asyncio.sleep(seconds))
-        if self.trouble:
-            raise self.trouble
+        if self.error:
+            raise self.error
 
     async def _unless_over(self, takes: Coroutine[Any, Any, None]) -> None:
         waits = [asyncio.ensure_future(one) for one in (takes, self.over.wait())]
@@ -78,8 +78,8 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.loaded: dict[str, Runner] = {}
-        self._under_way: dict[tuple[str, LoadOptions], Load] = {}
-        self._turn = asyncio.Lock()
+        self._loads: dict[tuple[str, LoadOptions], Load] = {}
+        self._load_lock = asyncio.Lock()
         self._pending = 0
 
     @asynccontextmanager
@@ -122,7 +122,7 @@ class Scheduler:
             if not runner.active and runner.expires <= self.clock():
                 del self.loaded[name]
 
-    def _fitting(self, model: Model, wanted: LoadOptions) -> Runner | None:
+    def _loaded_as_wanted(self, model: Model, wanted: LoadOptions) -> Runner | None:
         self._sweep()
         runner = self.loaded.get(model.name)
         if runner is None or runner.wanted != wanted:
@@ -133,7 +133,7 @@ class Scheduler:
     async def _ready(self, model: Model, wanted: LoadOptions, fault: Fault | None) -> Runner:
         if fault and fault.kind in LOADING:
             self.unload(model)
-        if runner := self._fitting(model, wanted):
+        if runner := self._loaded_as_wanted(model, wanted):
             return runner
         if self._pending > self.max_queue:
             raise Refused(503, BUSY)
@@ -144,43 +144,43 @@ class Scheduler:
             self._pending -= 1
 
     async def _queued(self, model: Model, wanted: LoadOptions, fault: Fault | None) -> Runner:
-        while not (runner := self._fitting(model, wanted)):
-            load = self._under_way.get((model.name, wanted))
+        while not (runner := self._loaded_as_wanted(model, wanted)):
+            load = self._loads.get((model.name, wanted))
             if load and not load.over.is_set():
-                await self._joined(load)
+                await self._join(load)
             else:
                 await self._load(model, wanted, fault)
         return runner
 
-    async def _joined(self, load: Load) -> None:
+    async def _join(self, load: Load) -> None:
         try:
             await load.over.wait()
         except asyncio.CancelledError:
             self._abort(load)
             raise
-        if load.trouble:
-            raise load.trouble
+        if load.error:
+            raise load.error
 
     async def _load(self, model: Model, wanted: LoadOptions, fault: Fault | None) -> None:
-        load = self._under_way[model.name, wanted] = Load()
+        load = self._loads[model.name, wanted] = Load()
         try:
-            async with self._turn:
+            async with self._load_lock:
                 await self._make_room(model)
-                await load.last(self.load_time, fault)
+                await load.run(self.load_time, fault)
                 if fault and fault.kind == "load_failure":
                     raise Refused(500, fault.text)
                 self.loaded[model.name] = Runner(model, wanted, self.parallel)
         except asyncio.CancelledError:
             self._abort(load)
             raise
-        except Refused as trouble:
-            load.end(trouble)
+        except Refused as error:
+            load.end(error)
             raise
         finally:
             load.end()
             # If this one was aborted in the queue, another may have replaced it.
-            if self._under_way.get((model.name, wanted)) is load:
-                del self._under_way[model.name, wanted]
+            if self._loads.get((model.name, wanted)) is load:
+                del self._loads[model.name, wanted]
 
     def _abort(self, load: Load) -> None:
         """A client that leaves while a model loads aborts the load, for all who wait for it."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from aiohttp import web
 
 from .answers import Said
-from .calls import Seen, Watch, watching
+from .calls import GenerationCounter, Seen, counting
 from .faults import Fault
 from .generation_request import GenerationRequest
 from .model_store import ModelStore
@@ -89,8 +89,8 @@ class Simulator:
         """The answer that a test prescribes for this request, if any."""
         return self.say(ask.body) if self.say else None
 
-    def watching(self, *, generates: bool) -> AbstractContextManager[Watch]:
-        return watching(self, generates)
+    def counting(self, *, generates: bool) -> AbstractContextManager[GenerationCounter]:
+        return counting(self, generates)
 
     def note_leaving(self) -> None:
         self.abandoned += 1
