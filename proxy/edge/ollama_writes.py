@@ -88,7 +88,7 @@ class OllamaWrites:
             try:
                 return await self.copied(request, answer)
             finally:
-                self.pool.changed(url)
+                self.pool.mark_outdated(url)
 
     async def copied(self, request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         exchange = exchange_of(request)

@@ -110,7 +110,7 @@ class Importer:
                     raise
                 away.append(error)
             finally:
-                pool.changed(url)
+                pool.mark_outdated(url)
         if not made:
             raise away[0] if away else NotFound(" ".join(without), param="model", code="model_not_found")
         return [*without, *map(str, away)]
@@ -162,7 +162,7 @@ class Importer:
             await asyncio.gather(*(self.delete_at(url, name) for url in pool.members))
         finally:
             for url in pool.members:
-                pool.changed(url)
+                pool.mark_outdated(url)
 
     async def pool_of_tuned(self, name: str, base: str) -> Pool:
         """The pool of a model; if it does not exist or may not be used, that of the model that it was made of."""

@@ -42,7 +42,7 @@ class Member(Protocol):
     async def poll(self) -> None:
         """Refresh what is cached, if it is old.  Raises UpstreamError."""
 
-    def changed(self) -> None:
+    def mark_outdated(self) -> None:
         """Mark cached lists as outdated, because its models may have changed."""
 
     async def running(self) -> list[JSON]: ...

@@ -28,7 +28,7 @@ from proxy.wire.ollama_lines import ChatReader
 KIND = HostKind("Ollama", "an `ollama` URL has no path such as /v1, and leads to an Ollama")
 
 
-class Way(Struct, frozen=True):
+class Exchange(Struct, frozen=True):
     """How one answer is obtained: the path, the planned request, and the reader of the answer."""
 
     path: str
@@ -68,12 +68,12 @@ class Ollama:
         self.model_list.client = self.loader.client = self.http
         self.loader.load_timeout = self.settings.load_timeout
 
-    def is_here(self, info: ModelInfo | None) -> bool:
+    def is_allowed(self, info: ModelInfo | None) -> bool:
         """Whether callers may use this model: one that Ollama forwards elsewhere only if the operator allows it."""
         return info is not None and (self.settings.allow_cloud or not ollama_models.is_remote(info))
 
     async def models(self) -> Mapping[str, ModelInfo]:
-        return {name: info for name, info in (await self.model_list.all()).items() if self.is_here(info)}
+        return {name: info for name, info in (await self.model_list.all()).items() if self.is_allowed(info)}
 
     async def running(self) -> list[JSON]:
         """The entries of `/api/ps`: the models that it has loaded."""
@@ -89,11 +89,11 @@ class Ollama:
 
     async def find(self, name: str) -> ModelInfo | None:
         found = await self.model_list.find(name)
-        return found if self.is_here(found) else None
+        return found if self.is_allowed(found) else None
 
     def known(self, name: str) -> ModelInfo | None:
         found = self.model_list.known.get(name)
-        return found if self.is_here(found) else None
+        return found if self.is_allowed(found) else None
 
     def warm(self, name: str) -> bool:
         return name in self.loader.loaded or name in self.loader.loads
@@ -104,7 +104,7 @@ class Ollama:
     def window(self, name: str) -> int | None:
         return self.loader.loaded.get(name)
 
-    def changed(self) -> None:
+    def mark_outdated(self) -> None:
         self.model_list.refreshed_at = self.loader.refreshed_at = float("-inf")
 
     async def poll(self) -> None:
@@ -115,49 +115,53 @@ class Ollama:
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         if isinstance(call.ask, Embed):
             return self.embed(call, call.ask, info)
-        return self.generated(call, call.ask, info)
+        return self.generate(call, call.ask, info)
 
-    async def generated(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
+    async def generate(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
         """Answer a chat or completion: load the model, send the request, and repair what Ollama cannot do by itself."""
         pins = self.pins(info.name)
         # Before the request is sent, since an invalid schema must not cost tokens.
-        way, stages = await planned(ask, partial(self.way, call, ask, info, pins))
-        plan = way.plan
+        exchange, stages = await planned(ask, partial(self.plan_exchange, call, ask, info, pins))
+        plan = exchange.plan
         if not self.loader.is_warm(info.name):
             await self.loader.ensure_loaded(info, pins, call.progress)
         if is_empty(ask):  # the call only loads the model
             return Reply.of(replay([Finish("load")]))
-        reply = await (self.streamed if call.stream else self.whole)(call, way)
+        reply = await (self.answer_streamed if call.stream else self.answer_whole)(call, exchange)
         if stages:
             reply = await repair.apply_stages(call, reply, stages)
         return reply.noting(params=notes_text(plan.notes)) if plan.notes else reply
 
-    def way(self, call: Call, ask: Chat | Complete, info: ModelInfo, pins: Pins) -> tuple[Way, list[Stage]]:
+    def plan_exchange(
+        self, call: Call, ask: Chat | Complete, info: ModelInfo, pins: Pins
+    ) -> tuple[Exchange, list[Stage]]:
         """How to request the answer, and the stages that repair it."""
         if isinstance(ask, Chat):
-            way = Way("/api/chat", ollama_chat.plan(info.name, ask, call.stream, pins, info), ChatReader(call.model))
+            exchange = Exchange(
+                "/api/chat", ollama_chat.plan(info.name, ask, call.stream, pins, info), ChatReader(call.model)
+            )
         else:
             plan = ollama_generate.plan(info.name, ask, call.stream, pins, info)
-            way = Way("/api/generate", plan, GenerateReader(call.model))
-        if way.plan.notes and self.strict:
-            raise strict_refusal(next(iter(way.plan.notes)))
-        return way, repair.stages_of(way.plan, call.stream)
+            exchange = Exchange("/api/generate", plan, GenerateReader(call.model))
+        if exchange.plan.notes and self.strict:
+            raise strict_refusal(next(iter(exchange.plan.notes)))
+        return exchange, repair.stages_of(exchange.plan, call.stream)
 
-    async def whole(self, call: Call, way: Way) -> Reply:
+    async def answer_whole(self, call: Call, exchange: Exchange) -> Reply:
         """Request one JSON document: to wake up for each token of the answer would cost more than all the rest."""
-        response = await self.http.send(way.path, way.plan.body, call)
+        response = await self.http.send(exchange.path, exchange.plan.body, call)
         try:
             document = await self.http.read(response)
         finally:
             response.close()
-        events = way.reader.read(document)
-        if not way.reader.done:
+        events = exchange.reader.read(document)
+        if not exchange.reader.done:
             raise UpstreamError("Ollama's answer ended before it was complete.", "cut")
         return whole(events, {})
 
-    async def streamed(self, call: Call, way: Way) -> Reply:
-        response = await self.http.send(way.path, way.plan.body, call)
-        return await begun(Reply.of(self.events(response, way.reader)).on_close(response.close))
+    async def answer_streamed(self, call: Call, exchange: Exchange) -> Reply:
+        response = await self.http.send(exchange.path, exchange.plan.body, call)
+        return await begun(Reply.of(self.events(response, exchange.reader)).on_close(response.close))
 
     async def events(self, response: Connection, reader: ChatReader) -> Events:
         lines = ollama_lines.Lines(self.http.most)

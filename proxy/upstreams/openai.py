@@ -80,7 +80,7 @@ class OpenAI:
         """Unknown: only the list of models may have it."""
         return None
 
-    def changed(self) -> None:
+    def mark_outdated(self) -> None:
         self.model_list.refreshed_at = float("-inf")
 
     async def running(self) -> list[JSON]:
@@ -102,14 +102,14 @@ class OpenAI:
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         if isinstance(call.ask, Embed):
             return self.embed(call, call.ask, info)
-        return self.generated(call, call.ask, info)
+        return self.generate(call, call.ask, info)
 
-    async def generated(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
+    async def generate(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
         if is_empty(ask):  # the call only loads the model, which counts as loaded
             return Reply.of(replay([Finish("load")]))
         # Before the request is sent, since an invalid schema must not cost tokens.
         plan, stages = await planned(ask, partial(self.plan, call, ask, info))
-        reply = await (self.streamed if call.stream else self.whole)(call, plan)
+        reply = await (self.answer_streamed if call.stream else self.answer_whole)(call, plan)
         if stages:
             reply = await repair.apply_stages(call, reply, stages)
         return reply.noting(params=notes_text(plan.notes)) if plan.notes else reply
@@ -121,7 +121,7 @@ class OpenAI:
             raise strict_refusal(next(iter(plan.notes)))
         return plan, stages_of(plan, call.stream)
 
-    async def whole(self, call: Call, plan: Plan) -> Reply:
+    async def answer_whole(self, call: Call, plan: Plan) -> Reply:
         response = await self.http.send(plan.path, plan.body, call)
         try:
             document = await self.http.read(response)
@@ -130,7 +130,7 @@ class OpenAI:
         reader = AnswerReader(call.model, plan.top, self.error_of)
         return Reply.of(replay([*reader.read(document), *reader.end()]))
 
-    async def streamed(self, call: Call, plan: Plan) -> Reply:
+    async def answer_streamed(self, call: Call, plan: Plan) -> Reply:
         response = await self.http.send(plan.path, plan.body, call)
         events = self.events(response, AnswerReader(call.model, plan.top, self.error_of))
         return await begun(Reply.of(events).on_close(response.close))

@@ -96,7 +96,7 @@ class Pool:
     async def to_any_host(self, call: Call, info: ModelInfo) -> Reply:
         """Send the call to a host with a free slot, queueing if there is none; to another host if it was not begun."""
         if self.services.clock.monotonic() - self.watch.polled > POLL and self.only_host is None:
-            await self.watch.fresh()
+            await self.watch.ensure_fresh()
         name = canonical(info.name)
         dispatch = Dispatch(call, info, name, 0 if self.affinity is None else beginning_of(call, name))
         state = self.reserve_free_host(dispatch)
@@ -242,8 +242,8 @@ class Pool:
             if one.probe is not None:
                 one.probe.cancel()
 
-    def changed(self, url: str) -> None:
-        self.members[url].changed()
+    def mark_outdated(self, url: str) -> None:
+        self.members[url].mark_outdated()
         self.watch.polled = float("-inf")
 
     # --- what they have ------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class Pool:
 
     async def find(self, name: str) -> ModelInfo | None:
         """Raises UpstreamError if no host answers, or none of those that are known to have the model."""
-        await self.watch.fresh()
+        await self.watch.ensure_fresh()
         found = await members.find(self.usable(), name)
         self.hosts_by_model.clear()
         return found

@@ -132,7 +132,7 @@ class WaitingQueue:
         a host that its own pool does not know."""
         self.current: Sequence[HostState] = ()
         """The newest pool's hosts, from which `pick` chooses."""
-        self.choices = 0
+        self.choices = 0  # the sequence number in `HostState.picked`
         self.pick: Pick = lambda model, tried, beginning: None
         """The newest pool's, so that calls that have waited since before a reload follow the new settings."""
         self.warm: Warm = lambda state, model: True
@@ -274,6 +274,7 @@ class WaitingQueue:
         one.ready.set_result(self.reserve(found))
 
     def assign_held(self, held: Iterable[WaitingCall]) -> None:
+        """Serve held-back calls after all, although their models must be loaded."""
         for one in held:
             if (found := self.pick(one.model, one.tried, one.beginning)) is not None:
                 self.assign(one, found)

@@ -42,7 +42,7 @@ class Watch:
         self.polled = float("-inf")
         self.polling: asyncio.Task[None] | None = None
 
-    async def fresh(self) -> None:
+    async def ensure_fresh(self) -> None:
         """Start a poll if the last one is old; wait for it, briefly, if that is too old to be used."""
         age = self.services.clock.monotonic() - self.polled
         if self.has_one_host or age <= POLL:
