@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from plugins.conversations import export, reading
-from plugins.conversations.conversation import FIELD, HEADER, PREFIX, Talk, unknown
+from plugins.conversations.conversation import FIELD, HEADER, PREFIX, Conversation, unknown
 from plugins.conversations.copying import copied
 from plugins.conversations.forms import (
     Add,
@@ -27,12 +27,12 @@ from plugins.conversations.forms import (
     read_messages,
 )
 from plugins.conversations.items import another
-from plugins.conversations.messages import Said, message_as_json
-from plugins.conversations.reading import DAY, Reading
+from plugins.conversations.messages import StoredMessage, message_as_json
+from plugins.conversations.reading import DAY, ConversationReader
 from plugins.conversations.recording import title_of
 from plugins.conversations.removing import remove
-from plugins.conversations.store import Store, mine, written
-from plugins.conversations.turns import Taking
+from plugins.conversations.store import Store, owned, written
+from plugins.conversations.turns import TurnTaker
 from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.types import JSON, Call, Chat, Message, Route
@@ -45,12 +45,12 @@ PATH: Final = "/api/conversations"
 @dataclass(frozen=True, slots=True)
 class Api:
     store: Store
-    taking: Taking
+    taking: TurnTaker
     host: Host
 
     @property
-    def reading(self) -> Reading:
-        return Reading(self.store)
+    def reading(self) -> ConversationReader:
+        return ConversationReader(self.store)
 
     def routes(self) -> Iterable[Route]:
         for method, path, handle in (
@@ -78,7 +78,7 @@ class Api:
         columns = {"model": form.model or "", "system": form.system_prompt or "", "metadata": written(form.metadata)}
         title = form.title or title_of(new)
         columns |= {"title": title, "titled": "caller" if form.title else "first"}
-        talk = await self.store.create(owner, form.id or new_id(PREFIX), [Said(one) for one in new], **columns)
+        talk = await self.store.create(owner, form.id or new_id(PREFIX), [StoredMessage(one) for one in new], **columns)
         return answer(talk.as_json(), 201)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -129,7 +129,7 @@ class Api:
         return answer((await self.store.change(owner, id, columns)).as_json())
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        if not await remove(self.store, mine(self.owner(request), id)):
+        if not await remove(self.store, owned(self.owner(request), id)):
             raise unknown(id)
         return answer({"id": id, "object": "conversation.deleted", "deleted": True})
 
@@ -139,7 +139,7 @@ class Api:
         new = await pictured(self.host.requests, form.read(), "" if form.messages is None else "messages")
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
             title = {} if turn.talk.title else {"title": title_of(new), "titled": "first"}
-            added = await self.store.append(connection, turn.talk, [Said(one) for one in new], **title)
+            added = await self.store.append(connection, turn.talk, [StoredMessage(one) for one in new], **title)
         data = [message_as_json(one) for one in added]
         return answer(data[0] if len(data) == 1 else reading.page(data, False), 201)
 
@@ -161,10 +161,10 @@ class Api:
         made = await self.forked(talk, form, last)
         return answer(made.as_json(), 201)
 
-    async def forked(self, talk: Talk, form: Fork, last: int | None) -> Talk:
+    async def forked(self, talk: Conversation, form: Fork, last: int | None) -> Conversation:
         async with self.store.database.reading() as connection:
-            saids = await self.store.turns(connection, talk)
-        some = [another(one) for one in saids if last is None or one.position <= last]
+            stored_messages = await self.store.turns(connection, talk)
+        some = [another(one) for one in stored_messages if last is None or one.position <= last]
         columns = {"model": talk.model, "system": talk.system, "metadata": written(talk.metadata), "parent": talk.id}
         title = form.title or talk.title
         columns |= {"title": title, "titled": "caller" if form.title else talk.titled}
@@ -174,14 +174,14 @@ class Api:
         form = self.host.requests.query(request, Format).format
         talk = await self.store.talk(self.owner(request), id)
         async with self.store.database.reading() as connection:
-            saids = await self.store.turns(connection, talk)
+            stored_messages = await self.store.turns(connection, talk)
         ending = "json" if form == "json" else "md"
         name = {"Content-Disposition": f'attachment; filename="{talk.id.replace(":", "_")}.{ending}"'}
         if form == "json":
-            body = orjson.dumps(export.document(talk, saids, await self.reading.summaries(talk)))
+            body = orjson.dumps(export.document(talk, stored_messages, await self.reading.summaries(talk)))
             return web.Response(body=body, content_type="application/json", headers=name)
         return web.Response(
-            text=export.markdown(talk, saids), content_type="text/markdown", charset="utf-8", headers=name
+            text=export.markdown(talk, stored_messages), content_type="text/markdown", charset="utf-8", headers=name
         )
 
 

@@ -33,7 +33,7 @@ def checked_id(given: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
+class Conversation:
     """The columns of a conversation; see `tables`."""
 
     number: int
@@ -70,9 +70,9 @@ class Talk:
         }
 
 
-def talk_of(row: Mapping[str, Any]) -> Talk:
-    columns = {name: row[name] for name in Talk.__slots__}
-    return Talk(**columns | {"metadata": orjson.loads(row["metadata"] or "{}")})
+def conversation_of(row: Mapping[str, Any]) -> Conversation:
+    columns = {name: row[name] for name in Conversation.__slots__}
+    return Conversation(**columns | {"metadata": orjson.loads(row["metadata"] or "{}")})
 
 
 class Locked(ProxyError):

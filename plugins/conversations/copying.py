@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import exc, update
 
-from plugins.conversations.conversation import Exists, Talk
-from plugins.conversations.messages import Said
+from plugins.conversations.conversation import Conversation, Exists
+from plugins.conversations.messages import StoredMessage
 from plugins.conversations.removing import NOBODY, PAUSE, emptied, together
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
@@ -17,15 +17,17 @@ from proxy.errors import Busy
 from proxy.wire.ids import new_id
 
 
-async def copied(store: Store, owner: str, id: str, saids: Sequence[Said], **columns: Any) -> Talk:
+async def copied(
+    store: Store, owner: str, id: str, stored_messages: Sequence[StoredMessage], **columns: Any
+) -> Conversation:
     """A new conversation with these messages.  Raises Exists, BadCall."""
     hidden = await begun(store, owner, id, columns)
     try:
-        while saids:
-            some = together(len(one.message.text) for one in saids)
+        while stored_messages:
+            some = together(len(one.message.text) for one in stored_messages)
             async with store.database.writing() as connection:
-                await store.append(connection, hidden, saids[:some], whose=owner)
-            saids = saids[some:]
+                await store.append(connection, hidden, stored_messages[:some], whose=owner)
+            stored_messages = stored_messages[some:]
             await store.host.clock.sleep(PAUSE)
         return await shown(store, hidden, owner, id)
     except BaseException:
@@ -34,7 +36,7 @@ async def copied(store: Store, owner: str, id: str, saids: Sequence[Said], **col
         raise
 
 
-async def begun(store: Store, owner: str, id: str, columns: dict[str, Any]) -> Talk:
+async def begun(store: Store, owner: str, id: str, columns: dict[str, Any]) -> Conversation:
     """Create the hidden conversation that the messages are copied to.  Raises Exists, BadCall."""
     name = new_id("copy_")
     async with store.database.writing() as connection:
@@ -47,7 +49,7 @@ async def begun(store: Store, owner: str, id: str, columns: dict[str, Any]) -> T
     return hidden
 
 
-async def shown(store: Store, hidden: Talk, owner: str, id: str) -> Talk:
+async def shown(store: Store, hidden: Conversation, owner: str, id: str) -> Conversation:
     """Make a finished copy visible, by giving it its owner and id."""
     which = update(TALKS).where(TALKS.c.number == hidden.number)
     try:

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from plugins.conversations.messages import PREFIX, Said, cleaned
+from plugins.conversations.messages import PREFIX, StoredMessage, cleaned
 from proxy.streams import Choice
 from proxy.types import JSON, Message
 from proxy.wire import openai_file_search as file_search
@@ -36,7 +36,7 @@ def place_of(id: str) -> tuple[str, int] | None:
     return None if found is None else (PREFIX + found[1], int(found[2], 16))
 
 
-def items_of_message(said: Said) -> list[Item | None]:
+def items_of_message(said: StoredMessage) -> list[Item | None]:
     """The items of a message; a deleted one is None, so that the others keep their index."""
     mine = said.id.removeprefix(PREFIX)
     if said.items:
@@ -49,16 +49,16 @@ def items_of_message(said: Said) -> list[Item | None]:
     return [{**one, "status": "incomplete"} if one["type"] == "message" else one for one in made]
 
 
-def of_items(items: Sequence[Item]) -> list[Said]:
+def of_items(items: Sequence[Item]) -> list[StoredMessage]:
     """The messages that items represent.  Each keeps its items, which get new ids."""
     return [_said(group) for group in grouped(items)]
 
 
-def _said(group: Sequence[Item]) -> Said:
+def _said(group: Sequence[Item]) -> StoredMessage:
     id = new_id(PREFIX)
     mine = id.removeprefix(PREFIX)
     named = [placed(one, mine, index) for index, one in enumerate(group)]
-    return Said(message_of(named), id, items=orjson.dumps(named).decode())
+    return StoredMessage(message_of(named), id, items=orjson.dumps(named).decode())
 
 
 def placed(item: Item, message: str, index: int) -> Item:
@@ -66,7 +66,7 @@ def placed(item: Item, message: str, index: int) -> Item:
     return {**item, "id": f"{PREFIXES[item['type']]}{message}{index:04x}"}
 
 
-def another(said: Said) -> Said:
+def another(said: StoredMessage) -> StoredMessage:
     """A copy of a message, with new ids."""
     if not said.items:
         return replace(said, id="")
@@ -104,7 +104,7 @@ def _goes_on(group: Sequence[Item], one: Item) -> bool:
     return one["type"] == "function_call" or all(before["type"] in BEFORE for before in group)
 
 
-def without(said: Said, part: int) -> Said | None:
+def without(said: StoredMessage, part: int) -> StoredMessage | None:
     """The message without one of its items; None if nothing is left of it."""
     parts = items_of_message(said)
     parts[part] = None
@@ -126,7 +126,7 @@ def shown(item: Item, pictures: bool, logprobs: bool, results: bool) -> Item:
     return {**item, openai_items.PARTS[item["type"]]: parts}
 
 
-def detailed(said: Said, choice: Choice) -> Said:
+def detailed(said: StoredMessage, choice: Choice) -> StoredMessage:
     """The answer, with items for what a message cannot hold: logprobs, citations and searches."""
     cited = [] if choice.sources is None else file_search.cited(choice.sources.annotations)
     if not (choice.logprobs or cited or choice.searched):

@@ -10,9 +10,9 @@ from typing import Final
 from msgspec.structs import replace
 from pydantic import PositiveInt
 
-from plugins.conversations.conversation import Talk
-from plugins.conversations.messages import Said
-from plugins.conversations.resent import apart
+from plugins.conversations.conversation import Conversation
+from plugins.conversations.messages import StoredMessage
+from plugins.conversations.resent import split_system
 from plugins.conversations.store import Cut, Store, Summary
 from plugins.conversations.window import Room, kept_from, kept_last
 from plugins.conversations.writing import CONTEXT, Writing
@@ -51,13 +51,13 @@ class Summarise(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SelectedHistory:
     """What is sent to the model.  left_out: number of messages not sent; summary: sent in their place.
 
     cut: a new cut to be stored, if more is left out than before.  failed: whether the summary is incomplete.
     """
 
-    turns: Sequence[Said]
+    turns: Sequence[StoredMessage]
     left_out: int
     summary: Summary | None
     cut: Cut | None = None
@@ -83,7 +83,7 @@ def is_silent(message: Message) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class New:
+class NewPart:
     """A call's own part of the prompt.  system: the system prompt.  below: characters of a prompt that was too long."""
 
     turns: Sequence[Message]
@@ -98,7 +98,9 @@ class Memory:
     window: Window
     summarise: Summarise | None
 
-    async def kept(self, call: Call, talk: Talk, stored: Sequence[Said], new: New) -> Kept:
+    async def kept(
+        self, call: Call, talk: Conversation, stored: Sequence[StoredMessage], new: NewPart
+    ) -> SelectedHistory:
         """What is sent to the model.  stored: the stored messages, at least those from the conversation's cut on."""
         shown = [one for one in stored if one.position >= talk.first]
         summary = None
@@ -109,20 +111,20 @@ class Memory:
         outset = len(new.system) + (0 if summary is None else len(summary.text)) + letters_beside(call.ask)
         start = kept_from(await self.room(call, talk, new.below), outset, shown, new.turns)
         if not start:
-            return Kept(shown, talk.messages - len(shown), summary, failed=self.lacks(summary, talk.first))
+            return SelectedHistory(shown, talk.messages - len(shown), summary, failed=self.lacks(summary, talk.first))
         if self.summarise is not None and self.summarise.keep is not None:
             start = max(start, kept_last(shown, self.summarise.keep))
         first = shown[start].position if start < len(shown) else shown[-1].position + 1
         made = await self.summarised(call, talk, await self.dropped(talk, shown[:start], summary), summary)
-        lead = apart([one.message for one in shown[:start]])[0] if talk.first == 1 else None
+        lead = split_system([one.message for one in shown[:start]])[0] if talk.first == 1 else None
         cut = Cut(first, made if made is not summary else None, lead or "")
-        return Kept(shown[start:], talk.messages - len(shown) + start, made, cut, self.lacks(made, first))
+        return SelectedHistory(shown[start:], talk.messages - len(shown) + start, made, cut, self.lacks(made, first))
 
     def lacks(self, summary: Summary | None, first: int) -> bool:
         """Whether messages before this position are missing from the summary that they should be in."""
         return self.summarise is not None and first > 1 and (summary is None or summary.upto < first - 1)
 
-    async def room(self, call: Call, talk: Talk, below: int | None) -> Room:
+    async def room(self, call: Call, talk: Conversation, below: int | None) -> Room:
         """The room for a prompt.  below: characters that it must have fewer than, if a longer one was refused."""
         letters = letters_a_token(talk)
         tokens = self.window.tokens or await self.tokens(call)
@@ -134,7 +136,9 @@ class Memory:
         wanted = call.ask.options.get("max_tokens") or 0
         return max(context - max(wanted, context // 4), context // 4)
 
-    async def dropped(self, talk: Talk, going: Sequence[Said], before: Summary | None) -> Sequence[Said]:
+    async def dropped(
+        self, talk: Conversation, going: Sequence[StoredMessage], before: Summary | None
+    ) -> Sequence[StoredMessage]:
         """Messages to summarise: those left out now, and earlier ones for which writing a summary failed."""
         after = 0 if before is None else before.upto
         if self.summarise is None or going[0].position <= after + 1:
@@ -144,7 +148,7 @@ class Memory:
         return [*(one for one in earlier if one.position < going[0].position), *going]
 
     async def summarised(
-        self, call: Call, talk: Talk, dropped: Sequence[Said], before: Summary | None
+        self, call: Call, talk: Conversation, dropped: Sequence[StoredMessage], before: Summary | None
     ) -> Summary | None:
         """The new summary; if the model fails, the last one that it wrote, so that the rest is summarised next time."""
         if self.summarise is None:
@@ -162,7 +166,7 @@ class Memory:
         return summary
 
 
-def letters_a_token(talk: Talk) -> float:
+def letters_a_token(talk: Conversation) -> float:
     """Characters per token, as measured in the conversation's last prompt.
 
     A short prompt has little weight, because much of it is the model's template.
@@ -171,7 +175,7 @@ def letters_a_token(talk: Talk) -> float:
     return min(max(measured, FEWEST), MOST)
 
 
-def headed(ask: Chat, system: str, kept: Kept, new: Sequence[Message]) -> Chat:
+def headed(ask: Chat, system: str, kept: SelectedHistory, new: Sequence[Message]) -> Chat:
     if kept.cut is not None and kept.cut.lead:
         system = f"{system}\n\n{kept.cut.lead}" if system else kept.cut.lead
     head = [Message("system", system)] if system else []

@@ -19,7 +19,7 @@ PREFIX: Final = "msg_"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class StoredMessage:
     """A message with its metadata.  position: counts from 1 in its conversation, 0 before it is stored.
 
     status: `cut` is an answer whose upstream failed midway, `left` one whose client disconnected.
@@ -51,7 +51,7 @@ def cleaned(one: Message) -> Message:
     )
 
 
-def row_of(said: Said) -> dict[str, Any]:
+def row_of(said: StoredMessage) -> dict[str, Any]:
     """The columns of a message, except its conversation, owner and position."""
     one, usage = said.message, said.usage or Usage(None, None)
     return {
@@ -99,9 +99,9 @@ def message_of(row: Mapping[str, Any]) -> Message:
     )
 
 
-def said_of(row: Mapping[str, Any]) -> Said:
+def stored_message_of(row: Mapping[str, Any]) -> StoredMessage:
     counted = (row["prompt_tokens"], row["completion_tokens"])
-    return Said(
+    return StoredMessage(
         message_of(row),
         row["id"],
         row["position"],
@@ -134,7 +134,7 @@ def called(call: ToolCall) -> tuple[str, str, JSON]:
         return call.id, call.name, call.arguments
 
 
-def message_as_json(said: Said) -> dict[str, JSON]:
+def message_as_json(said: StoredMessage) -> dict[str, JSON]:
     """A message in OpenAI's format, with its metadata."""
     one = said.message
     document: dict[str, JSON] = {
@@ -151,7 +151,7 @@ def message_as_json(said: Said) -> dict[str, JSON]:
     return document | {"created_at": said.at // 10**6, "status": said.status} | _answered(said)
 
 
-def _answered(said: Said) -> dict[str, JSON]:
+def _answered(said: StoredMessage) -> dict[str, JSON]:
     told: dict[str, JSON] = {"request_id": said.call} if said.call else {}
     if said.model:
         told |= {"model": said.model, "finish_reason": said.finish or None}

@@ -11,16 +11,16 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, delete, select, update
 
 from plugins.conversations.api import answer
-from plugins.conversations.conversation import PREFIX, Talk, unknown
+from plugins.conversations.conversation import PREFIX, Conversation, unknown
 from plugins.conversations.forms import LIMITS, Metadata, check_letters
 from plugins.conversations.items import items_of_message, of_items, place_of, shown, without
-from plugins.conversations.messages import Said, row_of, said_of
-from plugins.conversations.reading import Reading, page
+from plugins.conversations.messages import StoredMessage, row_of, stored_message_of
+from plugins.conversations.reading import ConversationReader, page
 from plugins.conversations.referred import items_of
 from plugins.conversations.removing import remove
-from plugins.conversations.store import Store, mine, of, written
+from plugins.conversations.store import Store, in_conversation, owned, written
 from plugins.conversations.tables import MESSAGES, TALKS
-from plugins.conversations.turns import Taking
+from plugins.conversations.turns import TurnTaker
 from proxy.config import Strict
 from proxy.errors import NotFound
 from proxy.host import Host
@@ -68,7 +68,7 @@ class Listing(Including):
 @dataclass(frozen=True, slots=True)
 class OpenAI:
     store: Store
-    taking: Taking
+    taking: TurnTaker
     host: Host
 
     def routes(self) -> Iterable[Route]:
@@ -89,10 +89,12 @@ class OpenAI:
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         form = await self.host.requests.form(request, Create)
-        saids = await self.said(request, form.items or [])
+        stored_messages = await self.said(request, form.items or [])
         columns = {"metadata": written(form.metadata)}
         return answer(
-            conversation_as_json(await self.store.create(self.owner(request), new_id(PREFIX), saids, **columns))
+            conversation_as_json(
+                await self.store.create(self.owner(request), new_id(PREFIX), stored_messages, **columns)
+            )
         )
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -105,22 +107,22 @@ class OpenAI:
         )
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        if not await remove(self.store, mine(self.owner(request), id)):
+        if not await remove(self.store, owned(self.owner(request), id)):
             raise unknown(id)
         return answer({"id": id, "object": "conversation.deleted", "deleted": True})
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, asked = await self.host.requests.form(request, Items), self.host.requests.query(request, Including)
-        saids = await self.said(request, form.items)
+        stored_messages = await self.said(request, form.items)
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
-            added = await self.store.append(connection, turn.talk, saids)
+            added = await self.store.append(connection, turn.talk, stored_messages)
         return answer(page(listed(added, asked), False))
 
-    async def said(self, request: web.BaseRequest, given: Sequence[JSON]) -> list[Said]:
+    async def said(self, request: web.BaseRequest, given: Sequence[JSON]) -> list[StoredMessage]:
         """The messages that a request's items represent.  Raises BadCall naming the field."""
-        saids = of_items(await self.read(request, given))
-        check_letters((one.message for one in saids), "items")
-        return saids
+        stored_messages = of_items(await self.read(request, given))
+        check_letters((one.message for one in stored_messages), "items")
+        return stored_messages
 
     async def read(self, request: web.BaseRequest, given: Sequence[JSON]) -> list[Item]:
         """A request's items, with references, files and links resolved.  Raises BadCall naming the field."""
@@ -158,25 +160,27 @@ class OpenAI:
             found = behind(found, asked.after, asked.order)
         return answer(page(found[: asked.limit], len(found) > asked.limit))
 
-    async def around(self, talk: Talk, asked: Listing) -> list[Said]:
+    async def around(self, talk: Conversation, asked: Listing) -> list[StoredMessage]:
         """Enough messages for a page of items, oldest first, including the one to which the item `after` belongs."""
-        at, conditions = MESSAGES.c.position, [of(talk)]
+        at, conditions = MESSAGES.c.position, [in_conversation(talk)]
         if asked.after is not None:
             said, _ = await self.part(talk, asked.after, "after")
             conditions.append(at >= said.position if asked.order == "asc" else at <= said.position)
         order: ColumnElement[Any] = at if asked.order == "asc" else at.desc()
         query = select(MESSAGES).where(*conditions).order_by(order).limit(asked.limit + 2)
-        saids = [said_of(row) for row in await Reading(self.store).rows(query)]
-        return sorted(saids, key=lambda one: one.position)
+        stored_messages = [stored_message_of(row) for row in await ConversationReader(self.store).rows(query)]
+        return sorted(stored_messages, key=lambda one: one.position)
 
-    async def part(self, talk: Talk, id: str, param: str = "item_id") -> tuple[Said, int]:
+    async def part(self, talk: Conversation, id: str, param: str = "item_id") -> tuple[StoredMessage, int]:
         """The message of an item, and the item's index in it.  Raises NotFound.
 
         A deleted item is found only as `after`.
         """
         if (place := place_of(id)) is not None:
-            rows = await Reading(self.store).rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == place[0]))
-            if rows and place[1] < len(parts := items_of_message(said := said_of(rows[0]))):
+            rows = await ConversationReader(self.store).rows(
+                select(MESSAGES).where(in_conversation(talk), MESSAGES.c.id == place[0])
+            )
+            if rows and place[1] < len(parts := items_of_message(said := stored_message_of(rows[0]))):
                 part = parts[place[1]]
                 if param == "after" or (part is not None and part["id"] == id):
                     return said, place[1]
@@ -196,15 +200,15 @@ class OpenAI:
             await self.replaced(turn.talk, said, without(said, part))
         return answer(conversation_as_json(turn.talk))
 
-    async def replaced(self, talk: Talk, old: Said, new: Said | None) -> None:
-        which = of(talk) & (MESSAGES.c.id == old.id)
+    async def replaced(self, talk: Conversation, old: StoredMessage, new: StoredMessage | None) -> None:
+        which = in_conversation(talk) & (MESSAGES.c.id == old.id)
         async with self.store.database.writing() as connection:
             if new is not None:
                 changed = {name: value for name, value in row_of(new).items() if name in ("text", "body", "items")}
                 await connection.execute(update(MESSAGES).where(which).values(changed))
                 return
             await connection.execute(delete(MESSAGES).where(which))
-            fewer = update(TALKS).where(mine(talk.owner, talk.id)).values(messages=TALKS.c.messages - 1)
+            fewer = update(TALKS).where(owned(talk.owner, talk.id)).values(messages=TALKS.c.messages - 1)
             await connection.execute(fewer)
 
 
@@ -214,7 +218,7 @@ def links_of(item: Item) -> Iterator[str]:
             yield url
 
 
-def conversation_as_json(talk: Talk) -> dict[str, JSON]:
+def conversation_as_json(talk: Conversation) -> dict[str, JSON]:
     return {
         "id": talk.id,
         "object": "conversation",
@@ -223,8 +227,8 @@ def conversation_as_json(talk: Talk) -> dict[str, JSON]:
     }
 
 
-def listed(saids: Iterable[Said], asked: Including) -> list[Item]:
-    return [asked.shown(one) for said in saids for one in items_of_message(said) if one is not None]
+def listed(stored_messages: Iterable[StoredMessage], asked: Including) -> list[Item]:
+    return [asked.shown(one) for said in stored_messages for one in items_of_message(said) if one is not None]
 
 
 def behind(found: Sequence[Item], after: str, order: str) -> list[Item]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import orjson
 
-from plugins.conversations.messages import PREFIX, Said
+from plugins.conversations.messages import PREFIX, StoredMessage
 from proxy.streams import Answer
 from proxy.types import Call, Event, Finish
 from proxy.wire.openai_items import RESPONSE
@@ -34,7 +34,7 @@ class Output:
         if self.streams:
             self.response.hear(event)
 
-    def kept(self, said: Said, answer: Answer, whole: bool) -> Said:
+    def kept(self, said: StoredMessage, answer: Answer, whole: bool) -> StoredMessage:
         """The message with its items.  Like their ids, the message's is made of the response's."""
         if not self.streams:
             self.response.gather(answer)

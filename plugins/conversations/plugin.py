@@ -11,18 +11,18 @@ from typing import Final, Literal, Self
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from plugins.conversations.api import Api
-from plugins.conversations.conversation import FIELD, HEADER, TOO_LONG, Talk, checked_id, full
-from plugins.conversations.memory import Memory, New, Summarise, Window, headed
-from plugins.conversations.messages import Said, cleaned, letters
+from plugins.conversations.conversation import FIELD, HEADER, TOO_LONG, Conversation, checked_id, full
+from plugins.conversations.memory import Memory, NewPart, Summarise, Window, headed
+from plugins.conversations.messages import StoredMessage, cleaned, letters
 from plugins.conversations.openai import OpenAI
 from plugins.conversations.output import Output
 from plugins.conversations.recording import Recording
 from plugins.conversations.referred import items_of
-from plugins.conversations.resent import answered, apart, new_of
+from plugins.conversations.resent import answered, new_of, split_system
 from plugins.conversations.retention import EVERY, Retention
-from plugins.conversations.store import Cut, Most, Store
+from plugins.conversations.store import Cut, Limits, Store
 from plugins.conversations.tables import FEATURE
-from plugins.conversations.turns import Taking, Turn, Turns, renewing
+from plugins.conversations.turns import Turn, Turns, TurnTaker, keep_renewing
 from plugins.conversations.writing import Writing
 from proxy.asks import pictured_at
 from proxy.config import Strict
@@ -80,9 +80,9 @@ class Conversations:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
-        self.store = Store(host, Most(settings.max_conversations, settings.max_messages))
+        self.store = Store(host, Limits(settings.max_conversations, settings.max_messages))
         self.turns = host.process_state("conversations turns", Turns)
-        self.taking = Taking(self.store, self.turns, settings.wait, settings.waiting, settings.unknown == "create")
+        self.taking = TurnTaker(self.store, self.turns, settings.wait, settings.waiting, settings.unknown == "create")
         self.writing = Writing(host)
         self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
         self.retention = Retention(self.store, settings.keep_days)
@@ -141,10 +141,10 @@ class Conversations:
 
         below: characters that it must have fewer than, if a longer one was refused.
         """
-        system, turns = apart([cleaned(one) for one in ask.messages])
+        system, turns = split_system([cleaned(one) for one in ask.messages])
         async with self.store.database.reading() as connection:
             stored = await self.store.turns(connection, turn.talk, 0 if answered(turns) else turn.talk.first)
-        lead, earlier = apart([one.message for one in stored])
+        lead, earlier = split_system([one.message for one in stored])
         new = new_of(turns, earlier)
         # A system prompt that is stored as the first messages is not stored or sent a second time.
         brought, system = (None if one == lead else one for one in (brought_by(call, system), system))
@@ -154,22 +154,22 @@ class Conversations:
         if turn.talk.messages + len(new) >= self.settings.max_messages:
             raise full(f"A conversation may have {self.settings.max_messages} messages; go on in a fork or a new one.")
         outset = turn.talk.system if system is None else both(turn.talk.system, system) if is_once(call) else system
-        kept = await self.memory.kept(call, turn.talk, stored, New(new, outset, below))
+        kept = await self.memory.kept(call, turn.talk, stored, NewPart(new, outset, below))
         return Prompt(headed(ask, outset, kept, new), brought, new, kept.fact, kept.cut)
 
-    def entitle(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
+    def entitle(self, call: Call, talk: Conversation, stored_messages: Sequence[StoredMessage]) -> None:
         with suppress(Busy):  # then the beginning of the first message remains the title
-            self.host.background.start(self.entitled(call, talk, saids), "giving a conversation its title")
+            self.host.background.start(self.entitled(call, talk, stored_messages), "giving a conversation its title")
 
-    async def entitled(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
-        title = await self.writing.title(call, saids)
+    async def entitled(self, call: Call, talk: Conversation, stored_messages: Sequence[StoredMessage]) -> None:
+        title = await self.writing.title(call, stored_messages)
         async with self.store.database.writing() as connection:
             await self.store.name(connection, talk, title)
 
     async def __aenter__(self) -> Self:
         start = self.host.background.start
         if self.turns.renewing is None:  # one task serves all pipelines of later reloads, too
-            renews = renewing(self.turns, self.store, self.host.clock)
+            renews = keep_renewing(self.turns, self.store, self.host.clock)
             self.turns.renewing = start(renews, "prolonging turns in conversations")
         self.periodic.every(EVERY, self.retention.tidy, "deleting old conversations", calm=True)
         return self

@@ -8,11 +8,11 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, literal_column, select, text, tuple_
 
-from plugins.conversations.conversation import Talk, talk_of
+from plugins.conversations.conversation import Conversation, conversation_of
 from plugins.conversations.forms import Page, Query
-from plugins.conversations.messages import Said, said_of
+from plugins.conversations.messages import StoredMessage, stored_message_of
 from plugins.conversations.snippet import around, spaced
-from plugins.conversations.store import Store, Summary, mine, of
+from plugins.conversations.store import Store, Summary, in_conversation, owned
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
 from proxy.errors import NotFound
 from proxy.types import JSON
@@ -22,7 +22,7 @@ DAY = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Some(Generic[Told]):
+class ResultPage(Generic[Told]):
     """A page.  more: whether others follow."""
 
     found: Sequence[Told]
@@ -45,61 +45,61 @@ class Found:
 
     talk: str
     title: str
-    said: Said
+    said: StoredMessage
     snippet: str
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ConversationReader:
     store: Store
 
     async def rows(self, query: Select[*tuple[Any, ...]]) -> list[dict[str, Any]]:
         async with self.store.database.reading() as connection:
             return [dict(one) for one in (await connection.execute(query)).mappings()]
 
-    async def talks(self, owner: str, asked: Page) -> Some[Talk]:
+    async def talks(self, owner: str, asked: Page) -> ResultPage[Conversation]:
         """A page of conversations by last use; the order `desc` starts with the latest."""
         place = tuple_(TALKS.c.updated, TALKS.c.number)
         query = select(TALKS).where(TALKS.c.owner == owner)
         if asked.after is not None:
-            after = await self.rows(select(TALKS.c.updated, TALKS.c.number).where(mine(owner, asked.after)))
+            after = await self.rows(select(TALKS.c.updated, TALKS.c.number).where(owned(owner, asked.after)))
             if not after:
                 raise no_such(asked.after)
             cursor = tuple_(after[0]["updated"], after[0]["number"])
             query = query.where(place > cursor if asked.order == "asc" else place < cursor)
         columns = (TALKS.c.updated, TALKS.c.number)
         rows = await self.rows(ordered(query, columns, asked))
-        return Some([talk_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
+        return ResultPage([conversation_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
 
-    async def following(self, owner: str, last: int, limit: int) -> list[Talk]:
+    async def following(self, owner: str, last: int, limit: int) -> list[Conversation]:
         """Conversations with a higher number than `last`, which need not exist any more."""
         query = select(TALKS).where((TALKS.c.owner == owner) & (TALKS.c.number > last))
-        return [talk_of(row) for row in await self.rows(query.order_by(TALKS.c.number).limit(limit))]
+        return [conversation_of(row) for row in await self.rows(query.order_by(TALKS.c.number).limit(limit))]
 
-    async def messages(self, talk: Talk, asked: Page) -> Some[Said]:
-        query = select(MESSAGES).where(of(talk))
+    async def messages(self, talk: Conversation, asked: Page) -> ResultPage[StoredMessage]:
+        query = select(MESSAGES).where(in_conversation(talk))
         if asked.after is not None:
             after = (await self.position(talk, asked.after)).position
             at = MESSAGES.c.position
             query = query.where(at > after if asked.order == "asc" else at < after)
         rows = await self.rows(ordered(query, (MESSAGES.c.position,), asked))
-        return Some([said_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
+        return ResultPage([stored_message_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
 
-    async def position(self, talk: Talk, id: str, param: str = "after") -> Said:
+    async def position(self, talk: Conversation, id: str, param: str = "after") -> StoredMessage:
         """The message with this id.  Raises NotFound."""
-        rows = await self.rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == id.replace("\0", "")))
+        rows = await self.rows(select(MESSAGES).where(in_conversation(talk), MESSAGES.c.id == id.replace("\0", "")))
         if not rows:
             message = f"The conversation '{talk.id}' has no message '{id[:200]}'."
             raise NotFound(message, param=param, code="message_not_found")
-        return said_of(rows[0])
+        return stored_message_of(rows[0])
 
-    async def summaries(self, talk: Talk) -> list[Summary]:
+    async def summaries(self, talk: Conversation) -> list[Summary]:
         """All summaries, oldest first."""
         whose = (SUMMARIES.c.talk == talk.number) & (SUMMARIES.c.owner == talk.owner)
         rows = await self.rows(select(SUMMARIES).where(whose).order_by(SUMMARIES.c.upto, SUMMARIES.c.number))
         return [Summary(row["text"], row["upto"], row["at"], row["model"]) for row in rows]
 
-    async def search(self, owner: str, asked: Query) -> Some[Found]:
+    async def search(self, owner: str, asked: Query) -> ResultPage[Found]:
         """Messages that contain all the words, newest first."""
         query = self.searching(asked.q.replace("\0", " ")).where(MESSAGES.c.owner == owner, TALKS.c.owner == owner)
         if asked.after is not None:
@@ -110,10 +110,10 @@ class Reading:
         rows = await self.rows(query.order_by(MESSAGES.c.number.desc()).limit(asked.limit + 1))
         words = spaced(asked.q).split()
         found = [
-            Found(row["talk_id"], row["talk_title"], said_of(row), around(row["text"], words))
+            Found(row["talk_id"], row["talk_title"], stored_message_of(row), around(row["text"], words))
             for row in rows[: asked.limit]
         ]
-        return Some(found, len(rows) > asked.limit)
+        return ResultPage(found, len(rows) > asked.limit)
 
     def searching(self, words: str) -> Select[Any]:
         query = select(MESSAGES, TALKS.c.id.label("talk_id"), TALKS.c.title.label("talk_title"))

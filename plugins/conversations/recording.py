@@ -11,11 +11,11 @@ from typing import Any, Final
 from sqlalchemy import case
 
 from plugins.conversations.items import detailed
-from plugins.conversations.messages import Said, Status, answer_of
+from plugins.conversations.messages import Status, StoredMessage, answer_of
 from plugins.conversations.output import Output
 from plugins.conversations.store import Cut, Store
 from plugins.conversations.tables import TALKS
-from plugins.conversations.turns import Turn, given_back, released
+from plugins.conversations.turns import Turn, release_lease, released_columns
 from proxy.errors import Busy, NotFound, ProxyError
 from proxy.streams import Answer
 from proxy.types import Call, Chat, Events, Finish, Message
@@ -44,7 +44,7 @@ class Recording:
     new: Sequence[Message] = ()
     system: str | None = None
     sent: int = 0
-    entitle: Callable[[Sequence[Said]], None] | None = None
+    entitle: Callable[[Sequence[StoredMessage]], None] | None = None
     cut: Cut | None = None
     answer: Answer = field(default_factory=Answer)
     facts: dict[str, str] = field(default_factory=dict)
@@ -102,34 +102,38 @@ class Recording:
         try:
             if self.turn.fresh:
                 await self.store.undo(talk)
-            await given_back(self.store, talk.owner, talk.id, self.turn.token)
+            await release_lease(self.store, talk.owner, talk.id, self.turn.token)
         finally:
             self.turn.end()
 
     async def keep(self) -> None:
-        talk, database, saids = self.turn.talk, self.store.database, self.saids()
+        talk, database, stored_messages = self.turn.talk, self.store.database, self.stored_messages()
         try:
             async with database.writing() as connection:
                 # If this turn's lease has expired, another process may hold the turn; `released` leaves it alone.  The
                 # exchange is still appended in one piece.
-                await self.store.append(connection, talk, saids, **self.columns(), **released(self.turn.token))
+                await self.store.append(
+                    connection, talk, stored_messages, **self.columns(), **released_columns(self.turn.token)
+                )
                 if self.cut is not None:
                     await self.store.leave_out(connection, talk, self.cut)
             if not talk.title and self.entitle is not None:
-                self.entitle([*map(Said, said_by([one.message for one in saids], self.question))])
+                self.entitle(
+                    [*map(StoredMessage, messages_to_store([one.message for one in stored_messages], self.question))]
+                )
         except NotFound:
             log.info("the conversation %s was deleted while it was answered", talk.id)
         finally:
             self.turn.end()
 
-    def saids(self) -> list[Said]:
-        asked = [Said(one, call=self.call.id) for one in self.new]
+    def stored_messages(self) -> list[StoredMessage]:
+        asked = [StoredMessage(one, call=self.call.id) for one in self.new]
         choice = self.answer.choice(0)
         if not self.whole and not (choice.texts or choice.thoughts or choice.tool_calls):
             return asked
         finish = choice.finish if self.whole else ""
         model = self.facts.get("model", self.call.model)
-        given = Said(
+        given = StoredMessage(
             answer_of(choice), status=self.status, finish=finish, model=model, usage=self.answer.usage,
             call=self.call.id,
         )  # fmt: skip
@@ -160,7 +164,7 @@ class Recording:
         changed: dict[str, Any] = {"model": talk.model or asked.replace("\0", "")}
         if self.system is not None:
             changed["system"] = self.system
-        if not talk.title and (title := title_of(said_by(self.new, self.question))):
+        if not talk.title and (title := title_of(messages_to_store(self.new, self.question))):
             untitled = TALKS.c.title == ""  # its owner may have set one meanwhile
             changed["title"] = case((untitled, title), else_=TALKS.c.title)
             changed["titled"] = case((untitled, "first"), else_=TALKS.c.titled)
@@ -174,7 +178,7 @@ class Recording:
         return changed
 
 
-def said_by(messages: Sequence[Message], question: str) -> list[Message]:
+def messages_to_store(messages: Sequence[Message], question: str) -> list[Message]:
     """The messages, with the client's own question in place of a templated user message."""
     users = [one for one in messages if one.role == "user"]
     if not question or any(one.text == question for one in users):

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import func, select
 
 from plugins.conversations.items import items_of_message, place_of
-from plugins.conversations.messages import said_of
+from plugins.conversations.messages import stored_message_of
 from plugins.conversations.store import Store
 from plugins.conversations.tables import MESSAGES, TALKS
 from proxy.errors import BadCall
@@ -31,5 +31,5 @@ async def items_of(store: Store, owner: str, ids: Collection[str]) -> dict[str, 
             message = f"The items that are referred to belong to messages with more than {MOST} characters."
             raise BadCall(message, param="input", code="input_too_large")
         rows = (await connection.execute(select(MESSAGES).where(which))).mappings().all()
-    parts = (one for row in rows for one in items_of_message(said_of({**row})))
+    parts = (one for row in rows for one in items_of_message(stored_message_of({**row})))
     return {one["id"]: one for one in parts if one is not None and one["id"] in ids}

@@ -8,7 +8,7 @@ from plugins.conversations.messages import same
 from proxy.types import Message
 
 
-def apart(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:
+def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:
     """The leading system messages as one text, None if there are none; and the other messages."""
     index = 0
     while index < len(messages) and messages[index].role == "system":

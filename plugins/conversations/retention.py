@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import exists
 
 from plugins.conversations.export import document
-from plugins.conversations.reading import Reading
+from plugins.conversations.reading import ConversationReader
 from plugins.conversations.removing import NOBODY, remove, remove_hidden, remove_left
 from plugins.conversations.store import Store
 from plugins.conversations.tables import MESSAGES, TALKS
@@ -38,12 +38,12 @@ class Retention:
         await remove_left(self.store)
 
     async def export(self, caller: str) -> AsyncIterator[JSON]:
-        reading, last = Reading(self.store), 0
+        reading, last = ConversationReader(self.store), 0
         while found := await reading.following(caller, last, CHUNK):
             for talk in found:
                 async with self.store.database.reading() as connection:
-                    saids = await self.store.turns(connection, talk)
-                yield document(talk, saids, await reading.summaries(talk))
+                    stored_messages = await self.store.turns(connection, talk)
+                yield document(talk, stored_messages, await reading.summaries(talk))
             last = found[-1].number
 
     async def forget(self, caller: str) -> int:

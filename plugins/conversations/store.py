@@ -10,8 +10,8 @@ import orjson
 from sqlalchemy import ColumnElement, case, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.conversations.conversation import Exists, Talk, full, talk_of, unknown
-from plugins.conversations.messages import Said, row_of, said_of
+from plugins.conversations.conversation import Conversation, Exists, conversation_of, full, unknown
+from plugins.conversations.messages import StoredMessage, row_of, stored_message_of
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
 from proxy.host import Host
 from proxy.records import Records
@@ -20,11 +20,11 @@ TOGETHER: Final = 500
 """Rows inserted by one statement."""
 
 
-def mine(owner: str, id: str) -> ColumnElement[bool]:
+def owned(owner: str, id: str) -> ColumnElement[bool]:
     return (TALKS.c.owner == owner) & (TALKS.c.id == id)
 
 
-def of(talk: Talk) -> ColumnElement[bool]:
+def in_conversation(talk: Conversation) -> ColumnElement[bool]:
     """A condition: the messages of this conversation."""
     return (MESSAGES.c.talk == talk.number) & (MESSAGES.c.owner == talk.owner)
 
@@ -52,7 +52,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Most:
+class Limits:
     """Limits.  talks: conversations per caller; messages: per conversation."""
 
     talks: int
@@ -62,13 +62,13 @@ class Most:
 @dataclass(frozen=True, slots=True)
 class Store(Records):
     host: Host
-    most: Most
+    most: Limits
 
     # --- within an open transaction ---
 
-    async def found(self, connection: AsyncConnection, owner: str, id: str) -> Talk | None:
-        row = (await connection.execute(select(TALKS).where(mine(owner, id)))).mappings().first()
-        return None if row is None else talk_of(dict(row))
+    async def found(self, connection: AsyncConnection, owner: str, id: str) -> Conversation | None:
+        row = (await connection.execute(select(TALKS).where(owned(owner, id)))).mappings().first()
+        return None if row is None else conversation_of(dict(row))
 
     async def check_room(self, connection: AsyncConnection, owner: str) -> None:
         """Raises BadCall if the owner has the maximum number of conversations."""
@@ -84,16 +84,21 @@ class Store(Records):
         return bool(done.rowcount)
 
     async def append(
-        self, connection: AsyncConnection, talk: Talk, saids: Sequence[Said], whose: str | None = None, **columns: Any
-    ) -> list[Said]:
+        self,
+        connection: AsyncConnection,
+        talk: Conversation,
+        stored_messages: Sequence[StoredMessage],
+        whose: str | None = None,
+        **columns: Any,
+    ) -> list[StoredMessage]:
         """Append messages, all or none, safe against concurrent appends; gives them with their positions.
 
         whose: the messages' owner, if not the conversation's.  columns: of the conversation, to change as well.
         Raises NotFound if the conversation has been deleted, BadCall if it is full.
         """
-        count, now = len(saids), self.now()
+        count, now = len(stored_messages), self.now()
         changes = {"next": TALKS.c.next + count, "messages": TALKS.c.messages + count, "updated": now, **columns}
-        changed = update(TALKS).where(mine(talk.owner, talk.id), TALKS.c.number == talk.number).values(changes)
+        changed = update(TALKS).where(owned(talk.owner, talk.id), TALKS.c.number == talk.number).values(changes)
         row = (await connection.execute(changed.returning(TALKS.c.next, TALKS.c.messages))).first()
         if row is None:
             raise unknown(talk.id)
@@ -102,30 +107,33 @@ class Store(Records):
         first = row.next - count
         place = {"talk": talk.number, "owner": talk.owner if whose is None else whose}
         rows = [
-            {**row_of(one), **place, "position": first + index, "at": one.at or now} for index, one in enumerate(saids)
+            {**row_of(one), **place, "position": first + index, "at": one.at or now}
+            for index, one in enumerate(stored_messages)
         ]
         for start in range(0, count, TOGETHER):
             await connection.execute(insert(MESSAGES), rows[start : start + TOGETHER])
-        return [said_of(one) for one in rows]
+        return [stored_message_of(one) for one in rows]
 
-    async def name(self, connection: AsyncConnection, talk: Talk, title: str) -> None:
+    async def name(self, connection: AsyncConnection, talk: Conversation, title: str) -> None:
         """Replace a title taken from the first message; one that the owner has set stays."""
-        first = mine(talk.owner, talk.id) & (TALKS.c.number == talk.number) & (TALKS.c.titled == "first")
+        first = owned(talk.owner, talk.id) & (TALKS.c.number == talk.number) & (TALKS.c.titled == "first")
         await connection.execute(update(TALKS).where(first).values(title=title, titled="model"))
 
-    async def turns(self, connection: AsyncConnection, talk: Talk, first: int = 0) -> list[Said]:
+    async def turns(self, connection: AsyncConnection, talk: Conversation, first: int = 0) -> list[StoredMessage]:
         """The messages from position `first` on."""
-        chosen = select(MESSAGES).where(of(talk), MESSAGES.c.position >= first).order_by(MESSAGES.c.position)
-        return [said_of(dict(row)) for row in (await connection.execute(chosen)).mappings()]
+        chosen = (
+            select(MESSAGES).where(in_conversation(talk), MESSAGES.c.position >= first).order_by(MESSAGES.c.position)
+        )
+        return [stored_message_of(dict(row)) for row in (await connection.execute(chosen)).mappings()]
 
-    async def summary(self, connection: AsyncConnection, talk: Talk) -> Summary | None:
+    async def summary(self, connection: AsyncConnection, talk: Conversation) -> Summary | None:
         """The newest summary."""
         mine = (SUMMARIES.c.talk == talk.number) & (SUMMARIES.c.owner == talk.owner)
         chosen = select(SUMMARIES).where(mine).order_by(SUMMARIES.c.upto.desc(), SUMMARIES.c.number.desc()).limit(1)
         row = (await connection.execute(chosen)).mappings().first()
         return None if row is None else Summary(row["text"], row["upto"], row["at"], row["model"])
 
-    async def leave_out(self, connection: AsyncConnection, talk: Talk, cut: Cut) -> None:
+    async def leave_out(self, connection: AsyncConnection, talk: Conversation, cut: Cut) -> None:
         """Store a cut; it can only move forward."""
         further = (TALKS.c.number == talk.number) & (TALKS.c.owner == talk.owner) & (TALKS.c.first < cut.first)
         changes: dict[str, Any] = {"first": cut.first}
@@ -139,7 +147,7 @@ class Store(Records):
 
     # --- in a transaction of their own ---
 
-    async def talk(self, owner: str, id: str) -> Talk:
+    async def talk(self, owner: str, id: str) -> Conversation:
         """One conversation.  Raises NotFound."""
         async with self.database.reading() as connection:
             found = await self.found(connection, owner, id)
@@ -147,7 +155,9 @@ class Store(Records):
             raise unknown(id)
         return found
 
-    async def create(self, owner: str, id: str, saids: Sequence[Said] = (), **columns: Any) -> Talk:
+    async def create(
+        self, owner: str, id: str, stored_messages: Sequence[StoredMessage] = (), **columns: Any
+    ) -> Conversation:
         """Create a conversation with messages.  Raises Exists, BadCall."""
         async with self.database.writing() as connection:
             await self.check_room(connection, owner)
@@ -155,25 +165,25 @@ class Store(Records):
             talk = await self.found(connection, owner, id)
             if talk is None or not made:
                 raise Exists(id)
-            if saids:
-                await self.append(connection, talk, saids)
+            if stored_messages:
+                await self.append(connection, talk, stored_messages)
                 talk = await self.found(connection, owner, id) or talk
         return talk
 
-    async def change(self, owner: str, id: str, columns: Mapping[str, Any]) -> Talk:
+    async def change(self, owner: str, id: str, columns: Mapping[str, Any]) -> Conversation:
         """Update columns.  Raises NotFound."""
         async with self.database.writing() as connection:
-            await connection.execute(update(TALKS).where(mine(owner, id)).values(dict(columns)))
+            await connection.execute(update(TALKS).where(owned(owner, id)).values(dict(columns)))
             talk = await self.found(connection, owner, id)
         if talk is None:
             raise unknown(id)
         return talk
 
-    async def undo(self, talk: Talk) -> None:
+    async def undo(self, talk: Conversation) -> None:
         """Delete a new conversation that has no messages yet."""
         async with self.database.writing() as connection:
             empty = (TALKS.c.number == talk.number) & (TALKS.c.messages == 0)
-            await connection.execute(delete(TALKS).where(mine(talk.owner, talk.id) & empty))
+            await connection.execute(delete(TALKS).where(owned(talk.owner, talk.id) & empty))
 
 
 def written(metadata: Mapping[str, Any] | None) -> str:

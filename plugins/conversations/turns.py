@@ -14,8 +14,8 @@ from uuid import uuid4
 from sqlalchemy import case, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.conversations.conversation import Locked, Talk, talk_of, unknown
-from plugins.conversations.store import Store, mine
+from plugins.conversations.conversation import Conversation, Locked, conversation_of, unknown
+from plugins.conversations.store import Store, owned
 from plugins.conversations.tables import TALKS
 from proxy.errors import Busy
 from proxy.host import Background, Clock
@@ -33,7 +33,7 @@ GIVING: Final = "giving back a turn in a conversation"
 
 
 @dataclass(slots=True)
-class Line:
+class WaitingQueue:
     """The queue of this process's calls for one conversation."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -44,7 +44,7 @@ class Turns:
     """The turns that this process holds or waits for; survives reloads."""
 
     def __init__(self) -> None:
-        self.lines: dict[tuple[str, str], Line] = {}
+        self.lines: dict[tuple[str, str], WaitingQueue] = {}
         self.held: dict[str, int] = {}
         """Number of the conversation by token of the turn."""
         self.renewing: asyncio.Task[None] | None = None
@@ -64,9 +64,9 @@ class Turns:
             await asyncio.wait(list(self.writing), timeout=patience)
 
     @asynccontextmanager
-    async def line(self, owner: str, id: str, most: int) -> AsyncIterator[asyncio.Lock]:
+    async def queue(self, owner: str, id: str, most: int) -> AsyncIterator[asyncio.Lock]:
         """A place in the queue for a conversation.  Raises Locked if `most` calls are waiting already."""
-        line = self.lines.setdefault((owner, id), Line())
+        line = self.lines.setdefault((owner, id), WaitingQueue())
         if line.waiting >= most and line.lock.locked():
             raise Locked(id, 1.0)
         line.waiting += 1
@@ -82,7 +82,7 @@ class Turns:
 class Turn:
     """The exclusive right to continue a conversation until it is released.  token: identifies it in the database."""
 
-    talk: Talk
+    talk: Conversation
     token: str
     lock: asyncio.Lock
     turns: Turns
@@ -90,7 +90,7 @@ class Turn:
     """Whether the conversation was created for this turn."""
 
     def end(self) -> None:
-        """Release the turn in this process; in the database, `released` or `given_back` does that."""
+        """Release the turn in this process; in the database, `released_columns` or `release_lease` does that."""
         self.turns.held.pop(self.token, None)
         self.lock.release()
         key = (self.talk.owner, self.talk.id)
@@ -99,7 +99,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Taking:
+class TurnTaker:
     """Acquires turns.  wait: timeout in seconds; waiting: maximum length of a queue; create: whether an unknown
     conversation is created."""
 
@@ -112,7 +112,7 @@ class Taking:
     async def turn(self, owner: str, id: str, create: bool | None = None) -> Turn:
         """Acquire a turn.  Raises Locked after `wait` seconds, NotFound, BadCall, Busy."""
         wanted, began = self.create if create is None else create, time.monotonic()
-        async with self.turns.line(owner, id, self.waiting) as lock:
+        async with self.turns.queue(owner, id, self.waiting) as lock:
             try:
                 async with asyncio.timeout(self.wait):
                     await lock.acquire()
@@ -131,7 +131,7 @@ class Taking:
         try:
             yield turn
         finally:
-            back = given_back(self.store, owner, id, turn.token)
+            back = release_lease(self.store, owner, id, turn.token)
             try:
                 await asyncio.shield(self.turns.start(self.store.host.background, back, GIVING))
             finally:
@@ -146,13 +146,13 @@ class Taking:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LATEST)
         except asyncio.CancelledError:  # the lease may have been written already
-            self.turns.start(self.store.host.background, given_back(self.store, owner, id, token), GIVING)
+            self.turns.start(self.store.host.background, release_lease(self.store, owner, id, token), GIVING)
             raise
         talk, fresh = found
         self.turns.held[token] = talk.number
         return Turn(talk, token, lock, self.turns, fresh)
 
-    async def tried(self, owner: str, id: str, token: str, create: bool) -> tuple[Talk, bool] | None:
+    async def tried(self, owner: str, id: str, token: str, create: bool) -> tuple[Conversation, bool] | None:
         """Try to get the lease: the conversation and whether it is new; None if another call holds it.
 
         Raises NotFound, BadCall.
@@ -170,22 +170,22 @@ class Taking:
             talk = await self.taken(connection, owner, id, token)
             return None if talk is None else (talk, True)
 
-    async def taken(self, connection: AsyncConnection, owner: str, id: str, token: str) -> Talk | None:
+    async def taken(self, connection: AsyncConnection, owner: str, id: str, token: str) -> Conversation | None:
         free = (TALKS.c.holder == "") | (TALKS.c.held_until < now())
         lease = {"holder": token, "held_until": now() + PROLONGED}
-        taken = update(TALKS).where(mine(owner, id), free).values(lease).returning(TALKS)
+        taken = update(TALKS).where(owned(owner, id), free).values(lease).returning(TALKS)
         row = (await connection.execute(taken)).mappings().first()
-        return None if row is None else talk_of(row)
+        return None if row is None else conversation_of(row)
 
 
-async def given_back(store: Store, owner: str, id: str, token: str) -> None:
+async def release_lease(store: Store, owner: str, id: str, token: str) -> None:
     """Release a lease in the database."""
-    holds = mine(owner, id) & (TALKS.c.holder == token)
+    holds = owned(owner, id) & (TALKS.c.holder == token)
     async with store.database.writing() as connection:
         await connection.execute(update(TALKS).where(holds).values(holder="", held_until=0))
 
 
-def released(token: str) -> dict[str, Any]:
+def released_columns(token: str) -> dict[str, Any]:
     """Columns that release a lease; they change nothing if it has expired and another call holds it."""
     holds = TALKS.c.holder == token
     return {
@@ -194,17 +194,17 @@ def released(token: str) -> dict[str, Any]:
     }
 
 
-async def renewing(turns: Turns, store: Store, clock: Clock) -> None:
+async def keep_renewing(turns: Turns, store: Store, clock: Clock) -> None:
     """Renew the leases of all turns held by this process, for as long as it runs."""
     while True:
         await clock.sleep(LEASE / 4)
         try:
-            await renewed(turns, store)
+            await renew_leases(turns, store)
         except Busy as error:  # the database may be back before the leases expire
             log.warning("leases of conversations cannot be renewed: %s", error)
 
 
-async def renewed(turns: Turns, store: Store) -> None:
+async def renew_leases(turns: Turns, store: Store) -> None:
     held = list(turns.held.items())
     for start in range(0, len(held), PER_STATEMENT):
         some = held[start : start + PER_STATEMENT]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plugins.conversations.messages import Said, letters
+from plugins.conversations.messages import StoredMessage, letters
 from proxy.types import Message
 
 
@@ -27,7 +27,7 @@ class Room:
         return self.tokens is None or length <= self.tokens * part * self.letters_a_token
 
 
-def exchanges(turns: Sequence[Said]) -> list[int]:
+def exchanges(turns: Sequence[StoredMessage]) -> list[int]:
     """The start indices of exchanges.  Each begins with a user message after a message of another role, so a tool call
     and its result belong to the same exchange."""
     found = []
@@ -39,7 +39,7 @@ def exchanges(turns: Sequence[Said]) -> list[int]:
     return found
 
 
-def kept_from(room: Room, outset: int, turns: Sequence[Said], new: Sequence[Message]) -> int:
+def kept_from(room: Room, outset: int, turns: Sequence[StoredMessage], new: Sequence[Message]) -> int:
     """The index of the first message to send: 0, or, if they do not all fit, one from which half the room is enough.
 
     outset: characters that are always sent.  Cutting to half keeps the start of the prompt the same for many turns,
@@ -59,7 +59,7 @@ def kept_from(room: Room, outset: int, turns: Sequence[Said], new: Sequence[Mess
     return starts[-1] if within and starts and found == len(turns) else found
 
 
-def kept_last(turns: Sequence[Said], keep: int) -> int:
+def kept_last(turns: Sequence[StoredMessage], keep: int) -> int:
     """The index at which the last `keep` exchanges begin."""
     starts = exchanges(turns)
     return 0 if keep >= len(starts) else starts[-keep]

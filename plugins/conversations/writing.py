@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from plugins.conversations.conversation import TOO_LONG
-from plugins.conversations.messages import Said
+from plugins.conversations.messages import StoredMessage
 from plugins.conversations.store import Summary
 from proxy.errors import BadCall, UpstreamError
 from proxy.host import Host
@@ -50,7 +50,7 @@ class Writing:
     host: Host
 
     async def summaries(
-        self, call: Call, dropped: Sequence[Said], before: Summary | None, letters: float
+        self, call: Call, dropped: Sequence[StoredMessage], before: Summary | None, letters: float
     ) -> AsyncIterator[Summary]:
         """Successive summaries: each covers the one before and as many messages as fit the model's context.
 
@@ -73,9 +73,9 @@ class Writing:
             left = left[len(some) :]
             yield Summary(text, some[-1].position, model=call.model)
 
-    async def title(self, call: Call, saids: Sequence[Said]) -> str:
+    async def title(self, call: Call, stored_messages: Sequence[StoredMessage]) -> str:
         window = await self.host.models.window(call.model) or CONTEXT
-        some = transcript(saids[:2], window)
+        some = transcript(stored_messages[:2], window)
         text = " ".join((await self.written(call, TITLE, some, TITLE_LENGTH)).split()).strip("\"'“”*# ")
         return text[:TITLE_LETTERS]
 
@@ -92,34 +92,34 @@ class Writing:
         return answer.replace("\0", "")
 
 
-def latest(saids: Sequence[Said], room: int) -> Sequence[Said]:
+def latest(stored_messages: Sequence[StoredMessage], room: int) -> Sequence[StoredMessage]:
     """The last messages, as many as can be summarised.  room: characters of one prompt."""
     most = min(MOST, PIECES * room // 2)
-    for index in range(len(saids) - 1, -1, -1):
-        most -= len(line(saids[index], room))
+    for index in range(len(stored_messages) - 1, -1, -1):
+        most -= len(line(stored_messages[index], room))
         if most < 0:
-            return saids[index + 1 :]
-    return saids
+            return stored_messages[index + 1 :]
+    return stored_messages
 
 
-def fitting(saids: Sequence[Said], left: int, room: int) -> Sequence[Said]:
+def fitting(stored_messages: Sequence[StoredMessage], left: int, room: int) -> Sequence[StoredMessage]:
     """The first messages that fit into `left` characters; at least one."""
-    for index, one in enumerate(saids):
+    for index, one in enumerate(stored_messages):
         left -= len(line(one, room)) + 1
         if left < 0 and index:
-            return saids[:index]
-    return saids
+            return stored_messages[:index]
+    return stored_messages
 
 
 def so_far(text: str, room: int) -> str:
     return f"<summary_so_far>\n{shortened(text, room // 2)}\n</summary_so_far>\n\n" if text else ""
 
 
-def transcript(saids: Sequence[Said], room: int) -> str:
-    return "<transcript>\n" + "\n".join(line(one, room) for one in saids) + "\n</transcript>"
+def transcript(stored_messages: Sequence[StoredMessage], room: int) -> str:
+    return "<transcript>\n" + "\n".join(line(one, room) for one in stored_messages) + "\n</transcript>"
 
 
-def line(one: Said, room: int) -> str:
+def line(one: StoredMessage, room: int) -> str:
     """A message in the transcript, shortened to a quarter of the room."""
     called = "".join(f" [called {call.name}({call.arguments[:500]})]" for call in one.message.tool_calls)
     pictures = f" [{len(one.message.images)} images]" if one.message.images else ""

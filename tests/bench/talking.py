@@ -14,8 +14,8 @@ from http.client import HTTPConnection
 from statistics import median
 from typing import Any, Final
 
-from plugins.conversations.messages import Said
-from plugins.conversations.store import Most, Store
+from plugins.conversations.messages import StoredMessage
+from plugins.conversations.store import Limits, Store
 from plugins.conversations.tables import FEATURE
 from proxy.host import Clock
 from proxy.sql.database import Database
@@ -100,10 +100,11 @@ def asked(port: int, method: str, path: str, body: Mapping[str, Any] | None = No
 async def filled(url: str, count: int) -> None:
     database = Database(url, 2, 30)
     await database.migrate(FEATURE)
-    store = Store(Lent(database, Clock()), Most(MANY + 1, 10 * MESSAGES))  # type: ignore[arg-type]  # it needs no more of a host
+    store = Store(Lent(database, Clock()), Limits(MANY + 1, 10 * MESSAGES))  # type: ignore[arg-type]  # it needs no more of a host
     for number in range(count):
         saids = [
-            Said(Message("assistant" if index % 2 else "user", f"{WORDS}{number} {index}")) for index in range(MESSAGES)
+            StoredMessage(Message("assistant" if index % 2 else "user", f"{WORDS}{number} {index}"))
+            for index in range(MESSAGES)
         ]
         await store.create(OWNER, f"talk-{number}", saids)
     await database.aclose()

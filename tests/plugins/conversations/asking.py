@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from plugins.conversations.conversation import Talk
-from plugins.conversations.messages import Said
-from plugins.conversations.store import Most, Store
+from plugins.conversations.conversation import Conversation
+from plugins.conversations.messages import StoredMessage
+from plugins.conversations.store import Limits, Store
 from proxy.upstreams.demo import Said as Answer
 from proxy.upstreams.demo import Simulator
 from tests.conftest import ASK, Running
@@ -44,17 +44,17 @@ async def asks(run: Running, method: str, path: str, who: Mapping[str, str] = A,
 
 
 def store_of(run: Running) -> Store:
-    return Store(store_host(run), Most(1000, 1000))
+    return Store(store_host(run), Limits(1000, 1000))
 
 
-async def kept(run: Running, id: str = "t", owner: str = "alice") -> list[Said]:
+async def kept(run: Running, id: str = "t", owner: str = "alice") -> list[StoredMessage]:
     store = store_of(run)
     talk = await store.talk(owner, id)
     async with store.database.reading() as connection:
         return await store.turns(connection, talk)
 
 
-async def talk_of(run: Running, id: str = "t", owner: str = "alice") -> Talk:
+async def talk_of(run: Running, id: str = "t", owner: str = "alice") -> Conversation:
     return await store_of(run).talk(owner, id)
 
 
@@ -74,5 +74,5 @@ def echo() -> Simulator:
     return Simulator(say=lambda body: Answer(f"heard {body['messages'][-1]['content']}" if body["messages"] else "x"))
 
 
-def texts(saids: list[Said]) -> list[str]:
-    return [one.message.text for one in saids]
+def texts(stored_messages: list[StoredMessage]) -> list[str]:
+    return [one.message.text for one in stored_messages]

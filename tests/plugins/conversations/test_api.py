@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from plugins.conversations import copying, removing
-from plugins.conversations.conversation import Talk
+from plugins.conversations.conversation import Conversation
 from plugins.conversations.removing import NOBODY
 from plugins.conversations.snippet import around
 from plugins.conversations.store import Store
@@ -175,9 +175,9 @@ def created_meanwhile(run: Running, shown: Any) -> Any:
 async def test_an_unfinished_fork_is_removed(start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, append, copied = copying.shown, Store.append, list[str]()
 
-    async def appending(self: Store, connection: Any, talk: Talk, *given: Any, **more: Any) -> Any:
-        copied.append(talk.owner)
-        return await append(self, connection, talk, *given, **more)
+    async def appending(self: Store, connection: Any, conversation: Conversation, *given: Any, **more: Any) -> Any:
+        copied.append(conversation.owner)
+        return await append(self, connection, conversation, *given, **more)
 
     monkeypatch.setattr(Store, "append", appending)
     async with start(config(database_url, max_conversations=2), echo()) as run:

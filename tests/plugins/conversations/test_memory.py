@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from plugins.conversations.messages import Said, letters
+from plugins.conversations.messages import StoredMessage, letters
 from plugins.conversations.store import Cut
 from plugins.conversations.window import Room, exchanges, kept_from
 from proxy.types import Message, ToolCall
@@ -21,11 +21,11 @@ from tests.whole.asking import asked
 ROLES = {"u": "user", "a": "assistant", "t": "tool", "s": "system"}
 
 
-def turns(roles: str) -> list[Said]:
+def turns(roles: str) -> list[StoredMessage]:
     made = []
     for index, one in enumerate(roles):
         calls = (ToolCall("c", "f", "{}"),) if roles[index + 1 : index + 2] == "t" and one == "a" else ()
-        made.append(Said(Message(ROLES[one], f"{index:03}", tool_calls=calls), position=index + 1))  # type: ignore[arg-type]
+        made.append(StoredMessage(Message(ROLES[one], f"{index:03}", tool_calls=calls), position=index + 1))  # type: ignore[arg-type]
     return made
 
 

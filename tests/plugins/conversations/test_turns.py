@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select, update
 
-from plugins.conversations.messages import Said
+from plugins.conversations.messages import StoredMessage
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
-from plugins.conversations.turns import LEASE, Turns, renewed
+from plugins.conversations.turns import LEASE, Turns, renew_leases
 from proxy.types import Message
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Running, Start
@@ -64,7 +64,7 @@ async def test_a_turn_lasts_as_long_as_its_lease_is_renewed(start: Start, databa
         await run.ollama.until(lambda: run.ollama.started > 0)
         store = store_of(run)
         await store.change("alice", "t", {"held_until": store.now() + int(LEASE * 1e6 / 4)})
-        await renewed(turns_of(run), store)
+        await renew_leases(turns_of(run), store)
         holder, until = await lease(run)
         assert holder in turns_of(run).held and until - store.now() > LEASE * 1e6 / 2
         told = await asks(run, "POST", "/v1/chat/completions", status=409, json=CALL)
@@ -89,7 +89,7 @@ async def test_a_long_write_does_not_block_the_renewal_of_other_leases(start: St
             turns.held[id] = talk.number
         async with store.database.writing() as connection:
             await connection.execute(update(TALKS).where(TALKS.c.id == "a").values(title="long"))
-            await renewed(turns, store)
+            await renew_leases(turns, store)
         async with store.database.reading() as connection:
             rows = (await connection.execute(select(TALKS.c.id, TALKS.c.held_until))).all()
     assert {id for id, until in rows if until - store.now() > LEASE * 1e6 / 2} == {"b"}
@@ -108,7 +108,7 @@ async def test_a_turn_that_another_process_has_taken_over_is_not_renewed(start: 
         for id, holder in (("mine", "token"), ("taken", "another"), ("given_back", "")):
             talk = await store.create("alice", id, holder=holder, held_until=store.now() + 1_000_000)
             turns.held["token" if id == "mine" else f"token of {id}"] = talk.number
-        await renewed(turns, store)
+        await renew_leases(turns, store)
         assert {id for id, seconds in (await leases(run)).items() if seconds > LEASE / 2} == {"mine"}
 
 
@@ -121,7 +121,7 @@ async def test_more_turns_than_a_statement_takes_are_all_renewed(
         for id in "abcde":
             talk = await store.create("alice", id, holder=id, held_until=store.now() + 1_000_000)
             turns.held[id] = talk.number
-        await renewed(turns, store)
+        await renew_leases(turns, store)
         assert all(seconds > LEASE / 2 for seconds in (await leases(run)).values())
 
 
@@ -131,7 +131,7 @@ async def test_only_an_empty_new_conversation_is_undone(start: Start, database_u
         store = store_of(run)
         empty, said = await store.create("alice", "empty"), await store.create("alice", "said")
         async with store.database.writing() as connection:
-            await store.append(connection, said, [Said(Message("user", "hi"))])
+            await store.append(connection, said, [StoredMessage(Message("user", "hi"))])
         await store.undo(empty)
         await store.undo(said)
         assert await talks(store) == {"said"}
