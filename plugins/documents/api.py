@@ -12,13 +12,13 @@ from aiohttp import web
 from plugins.documents import shapes, upload
 from plugins.documents.collections import USUAL, Collection, Collections
 from plugins.documents.contents import Content
-from plugins.documents.files import Reader
+from plugins.documents.files import FileConverter
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
 from plugins.documents.job_queue import OPEN, Job
 from plugins.documents.payer import Payer
 from plugins.documents.runner import Runner
 from plugins.documents.scratch import scratch
-from plugins.documents.store import Item, New, Renewal, Store
+from plugins.documents.store import Item, New, NewVersion, Store
 from plugins.documents.tables import ITEMS
 from proxy.errors import BadCall, Busy, Denied, NotFound, ProxyError
 from proxy.host import Host, interruptible_sleep
@@ -36,7 +36,13 @@ class Documents:
     """most_bytes: maximum size of a file."""
 
     def __init__(
-        self, store: Store, collections: Collections, runner: Runner, index: Vectors, reader: Reader, most_bytes: int
+        self,
+        store: Store,
+        collections: Collections,
+        runner: Runner,
+        index: Vectors,
+        reader: FileConverter,
+        most_bytes: int,
     ) -> None:
         self.store = store
         self.collections = collections
@@ -114,7 +120,7 @@ class Documents:
         item, is_new = await self.store.add(payer, collection.id, new)
         self.runner.nudge()
         item = await self.waited(item, wait)
-        job = await self.runner.ledger.of_item(item.id)
+        job = await self.runner.job_queue.of_item(item.id)
         status = 202 if item.status == "pending" else 201 if is_new else 200
         return shapes.answer({**shapes.item(item, job), "duplicate": not is_new}, status)
 
@@ -130,7 +136,7 @@ class Documents:
         now = asyncio.get_running_loop().time
         until = now() + seconds
         while item.status == "pending" and (left := until - now()) > 0:
-            await interruptible_sleep(min(left, LOOK), self.runner.ledger.changed)
+            await interruptible_sleep(min(left, LOOK), self.runner.job_queue.changed)
             item = await self.store.item(item.id) or item._replace(status="failed", error="removed")
         return item
 
@@ -161,7 +167,7 @@ class Documents:
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         item = await self.readable(self.caller(request), id)
-        return shapes.answer(shapes.item(item, await self.runner.ledger.of_item(item.id)))
+        return shapes.answer(shapes.item(item, await self.runner.job_queue.of_item(item.id)))
 
     async def content(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """The text of the searchable version, or of the newest if none is searchable yet."""
@@ -179,12 +185,12 @@ class Documents:
         other_text = content is not None and content.digest != item.digest
         again = content is not None and item.status == "failed"
         renews = other_text or again or form.title not in (None, item.title)
-        renewal = Renewal(content if other_text else None, payer.key) if renews else None
+        renewal = NewVersion(content if other_text else None, payer.key) if renews else None
         if told or form.metadata is not None or renews:
             await self.store.change(item, told, form.metadata, renewal)
             self.runner.nudge()
         item = await self.waited(await self.own(payer.name, id), form.wait)
-        job = await self.runner.ledger.of_item(item.id)
+        job = await self.runner.job_queue.of_item(item.id)
         return shapes.answer(shapes.item(item, job), 202 if item.status == "pending" else 200)
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -194,11 +200,11 @@ class Documents:
 
     async def jobs(self, request: web.BaseRequest) -> web.StreamResponse:
         some = self.host.requests.query(request, Some)
-        found = await self.runner.ledger.latest(self.caller(request), some.limit)
+        found = await self.runner.job_queue.latest(self.caller(request), some.limit)
         return shapes.answer({"object": "list", "data": [shapes.job(one) for one in found]})
 
     async def one_job(self, request: web.BaseRequest, id: str) -> Job:
-        if (job := await self.runner.ledger.one(self.caller(request), id)) is None:
+        if (job := await self.runner.job_queue.one(self.caller(request), id)) is None:
             raise NotFound(f"No job of yours has the id '{id[:100]}'.", param="id", code="job_not_found")
         return job
 
@@ -218,16 +224,16 @@ class Documents:
                 last, quiet = event, 0.0
             if job.status not in OPEN:
                 return
-            await interruptible_sleep(LOOK, self.runner.ledger.changed)
+            await interruptible_sleep(LOOK, self.runner.job_queue.changed)
             quiet += LOOK
             try:
-                job = await self.runner.ledger.one(job.owner, job.id) or job._replace(status="cancelled")
+                job = await self.runner.job_queue.one(job.owner, job.id) or job._replace(status="cancelled")
             except Busy:
                 continue
 
     async def cancel(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         job = await self.one_job(request, id)
-        if not await self.runner.ledger.cancel(job):
+        if not await self.runner.job_queue.cancel(job):
             raise BadCall(f"The job has ended already: {job.status}.", param="id", code="job_ended")
         self.runner.stop(job.id)
         return shapes.answer({"job_id": job.id, "status": "cancelled"})

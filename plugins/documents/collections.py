@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.index_tables import abandon, locked
+from plugins.documents.index_tables import cancel_move, exclusive_lock
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS, READERS, STORES, VALUES
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Clock
@@ -90,14 +90,14 @@ def readable(caller: str | BindParameter[str]) -> ColumnElement[bool]:
     return mine & (COLLECTIONS.c.gone == 0)
 
 
-def chosen() -> Select[Any]:
+def collection_columns() -> Select[Any]:
     columns = (COLLECTIONS.c[name] for name in Collection.__slots__)
     return select(*columns)
 
 
 CALLER = bindparam("caller", type_=String())
 ALL = (
-    chosen()
+    collection_columns()
     .where(readable(CALLER))
     .order_by(COLLECTIONS.c.owner != CALLER, COLLECTIONS.c.at, COLLECTIONS.c.id)
     .limit(bindparam("most", type_=Integer()))
@@ -106,7 +106,7 @@ FILLED = ALL.where(COLLECTIONS.c.dimensions > 0)
 """Prepared once, because every search runs it."""
 
 
-def made(row: Any) -> Collection:
+def collection_of(row: Any) -> Collection:
     return Collection(**{**row._mapping, "everyone": bool(row.everyone)})
 
 
@@ -172,33 +172,33 @@ class Collections:
 
     async def find(self, caller: str, named: str) -> Collection | None:
         mine = (COLLECTIONS.c.owner == caller) & (COLLECTIONS.c.name == named)
-        query = chosen().where(readable(caller) & ((COLLECTIONS.c.id == named) | mine)).order_by(~mine)
+        query = collection_columns().where(readable(caller) & ((COLLECTIONS.c.id == named) | mine)).order_by(~mine)
         async with self.database.reading() as connection:
             row = (await connection.execute(query.limit(1))).first()
-        return None if row is None else made(row)
+        return None if row is None else collection_of(row)
 
     async def by_id(self, id: str) -> Collection | None:
         """A collection of any owner, for the server's own work."""
         async with self.database.reading() as connection:
-            query = chosen().where((COLLECTIONS.c.id == id) & (COLLECTIONS.c.gone == 0))
+            query = collection_columns().where((COLLECTIONS.c.id == id) & (COLLECTIONS.c.gone == 0))
             row = (await connection.execute(query)).first()
-        return None if row is None else made(row)
+        return None if row is None else collection_of(row)
 
     async def all(self, caller: str, most: int) -> list[Collection]:
         """The collections that the caller may read: its own first, each group oldest first."""
         given = {"caller": caller, "most": most}
         async with self.database.reading() as connection:
-            return [made(row) for row in await connection.execute(ALL, given)]
+            return [collection_of(row) for row in await connection.execute(ALL, given)]
 
     async def filled(self, caller: str, most: int) -> list[Collection]:
         """Like `all`, but only collections that have vectors."""
         async with self.database.reading() as connection:
-            return [made(row) for row in await connection.execute(FILLED, {"caller": caller, "most": most})]
+            return [collection_of(row) for row in await connection.execute(FILLED, {"caller": caller, "most": most})]
 
     async def owned(self, owner: str) -> list[Collection]:
-        query = chosen().where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
+        query = collection_columns().where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
         async with self.database.reading() as connection:
-            return [made(row) for row in await connection.execute(query)]
+            return [collection_of(row) for row in await connection.execute(query)]
 
     async def readers(self, ids: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {one: [] for one in ids}
@@ -214,7 +214,7 @@ class Collections:
             values = {**values, "everyone": int(sharing.everyone)}
         try:
             async with self.database.writing(lasting=True) as connection:
-                if (await connection.execute(locked(one.id))).first() is None:
+                if (await connection.execute(exclusive_lock(one.id))).first() is None:
                     raise unknown(one.name, "id")
                 if values:
                     await connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.id == one.id).values(**values))
@@ -230,7 +230,7 @@ class Collections:
         which, now = COLLECTIONS.c.id == one.id, self.now()
         async with self.database.writing(lasting=True) as connection:
             await connection.execute(select(COLLECTIONS.c.id).where(which).with_for_update())
-            await abandon(connection, one.id, now)
+            await cancel_move(connection, one.id, now)
             for table in (PARTS, VALUES):
                 await connection.execute(delete(table).where(table.c.item.in_(items)))
             for table in (ORIGINS, BATCHES, STORES):

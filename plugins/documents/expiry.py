@@ -14,18 +14,18 @@ Moment: TypeAlias = int | BindParameter[int]
 """Unix microseconds, or a bound parameter for them in a prepared statement."""
 
 
-def over(now: Moment) -> ColumnElement[bool]:
+def expired_stores(now: Moment) -> ColumnElement[bool]:
     """A condition: vector stores that have expired."""
     due = STORES.c.days.is_not(None) & (STORES.c.active + STORES.c.days * DAY <= now)
     return (STORES.c.expired != 0) | due
 
 
-def kept(now: Moment) -> ColumnElement[bool]:
+def file_not_expired(now: Moment) -> ColumnElement[bool]:
     """A condition: documents that were not made of an expired file."""
     return ITEMS.c.id.not_in(select(ORIGINS.c.item).where(ORIGINS.c.expires <= now))
 
 
-def there(now: Moment) -> ColumnElement[bool]:
+def not_expired(now: Moment) -> ColumnElement[bool]:
     """A condition: documents of which neither the file nor the vector store has expired."""
     mine = STORES.c.collection == ITEMS.c.collection
-    return kept(now) & ~select(STORES.c.collection).where(mine & over(now)).exists()
+    return file_not_expired(now) & ~select(STORES.c.collection).where(mine & expired_stores(now)).exists()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from plugins.documents.files import Reader
+from plugins.documents.files import FileConverter
 from plugins.documents.prompt import CONTROL, one_line
 from plugins.documents.scratch import scratch
 from proxy.errors import BadCall, Busy
@@ -23,7 +23,7 @@ LONGEST: Final = 200
 class FileTextExtractor:
     """most: maximum bytes of a file."""
 
-    reader: Reader
+    reader: FileConverter
     most: int
     at_once: int = 0
 

@@ -49,7 +49,7 @@ BARE: Final = frozenset({"text", "csv", "jsonl"})
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class FileConverter:
     """Limits of a conversion.  memory: bytes.  seconds: timeout.  most: characters of the text.  turns: concurrency."""
 
     memory: int

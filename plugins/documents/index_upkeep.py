@@ -23,7 +23,7 @@ EVERY: Final = 0.5
 
 
 @dataclass(slots=True)
-class Waiting:
+class PendingChanges:
     """Changes that are not indexed yet.  since, last: monotonic seconds of the first and the last one."""
 
     rows: int
@@ -32,17 +32,17 @@ class Waiting:
     last: float
 
 
-class Tender:
+class IndexUpkeep:
     def __init__(self, index: Vectors, clock: Clock) -> None:
         self.index = index
         self.clock = clock
-        self.waiting: dict[str, Waiting] = {}
+        self.waiting: dict[str, PendingChanges] = {}
         self.wake = asyncio.Event()
 
     def note(self, table: str, rows: int) -> None:
         """Called after rows were added to a table, or removed (0)."""
         now = self.clock.monotonic()
-        one = self.waiting.setdefault(table, Waiting(0, 0, now, now))
+        one = self.waiting.setdefault(table, PendingChanges(0, 0, now, now))
         one.last = now
         one.rows += rows
         one.adds += 1
@@ -54,15 +54,15 @@ class Tender:
             await asyncio.sleep(EVERY)
             for table in [table for table, one in self.waiting.items() if self.due(one)]:
                 del self.waiting[table]
-                await self.tend(table)
+                await self.update(table)
             if not self.waiting:
                 self.wake.clear()
 
-    def due(self, one: Waiting) -> bool:
+    def due(self, one: PendingChanges) -> bool:
         now = self.clock.monotonic()
         return one.rows >= ROWS or one.adds >= ADDS or now - one.last >= IDLE or now - one.since >= LONGEST
 
-    async def tend(self, table: str) -> None:
+    async def update(self, table: str) -> None:
         try:
             await self.index.tend(table)
         except VectorsAway as error:  # another process may be doing it; the next addition tries again

@@ -12,8 +12,8 @@ import orjson
 from plugins.documents.chunks import Chunk, head
 from plugins.documents.collections import Collection, Collections, Target
 from plugins.documents.embedding import Embedder
-from plugins.documents.index_upkeep import Tender
-from plugins.documents.job_queue import Job, Ledger
+from plugins.documents.index_upkeep import IndexUpkeep
+from plugins.documents.job_queue import Job, JobQueue
 from plugins.documents.payer import Payer
 from plugins.documents.store import Item, Store
 from proxy.errors import BadCall, NotFound, ProxyError
@@ -29,7 +29,7 @@ ROWS: Final = 1000
 """Rows added at once."""
 
 
-class Overtaken(Exception):
+class LeaseLost(Exception):
     """The job is no longer this process's: it was cancelled, or another process has taken it over."""
 
 
@@ -37,43 +37,43 @@ class Overtaken(Exception):
 class Ingest:
     store: Store
     collections: Collections
-    ledger: Ledger
+    job_queue: JobQueue
     embedder: Embedder
     index: Vectors
-    tender: Tender
+    upkeep: IndexUpkeep
     origins: Origins
 
     async def run(self, job: Job, item: Item, collection: Collection) -> None:
-        """Index the document's version of this job.  Raises ProxyError if that fails, or Overtaken."""
+        """Index the document's version of this job.  Raises ProxyError if that fails, or LeaseLost."""
         place = collection.place
         if await self.index.count(place, item.id, job.version):  # left by an earlier attempt
             await self.index.remove(place, item.id, job.version, job.version + 1)
         await self.origins.ready(job, item)
-        pen = Pen(self, job, collection.here)
-        await self.text(pen, item, job.version)
-        await pen.flush()
-        if not pen.written:
+        writer = ChunkWriter(self, job, collection.here)
+        await self.text(writer, item, job.version)
+        await writer.flush()
+        if not writer.written:
             raise BadCall("There is no text in it.", code="no_text")
-        if await self.index.count(place, item.id, job.version) != pen.written:
-            raise Overtaken  # another process has been indexing the same version
-        if not await self.ledger.finish(job, pen.written, place):
-            raise Overtaken
+        if await self.index.count(place, item.id, job.version) != writer.written:
+            raise LeaseLost  # another process has been indexing the same version
+        if not await self.job_queue.finish(job, writer.written, place):
+            raise LeaseLost
         if job.version > 1:
             await self.index.remove(place, item.id, 0, job.version)
 
-    async def text(self, pen: Pen, item: Item, version: int) -> None:
+    async def text(self, writer: ChunkWriter, item: Item, version: int) -> None:
         """Write the text of one version."""
-        cutter, first, position = await self.origins.cutter(item), pen.done, 0
+        cutter, first, position = await self.origins.cutter(item), writer.done, 0
         async for part in self.store.text(item.id, version):
             chunks = await asyncio.to_thread(cutter.cut, part)
             rows = [row(item, version, position + place, chunk) for place, chunk in enumerate(chunks)]
             position += len(rows)
-            pen.done = first + cutter.at
-            await pen.write(rows)
+            writer.done = first + cutter.at
+            await writer.write(rows)
 
 
 @dataclass(slots=True)
-class Pen:
+class ChunkWriter:
     """Collects rows, and embeds and writes them in batches.
 
     done: characters of the text given so far, for the job's progress.  given, written: numbers of rows.
@@ -104,13 +104,13 @@ class Pen:
             await self.put(self.waiting)
 
     async def put(self, rows: Sequence[Row]) -> None:
-        """Embed rows and add them to the index.  Raises Overtaken, ProxyError."""
+        """Embed rows and add them to the index.  Raises LeaseLost, ProxyError."""
         vectors = await self.ingest.embedder.vectors([row.text for row in rows], self.target.model, self.payer)
         await self.check(vectors)
-        if not await self.ingest.ledger.progress(self.job, self.done):
-            raise Overtaken
+        if not await self.ingest.job_queue.progress(self.job, self.done):
+            raise LeaseLost
         await self.ingest.index.add(self.target.place, rows, vectors, self.ingest.store.database.alone)
-        self.ingest.tender.note(self.target.place, len(rows))
+        self.ingest.upkeep.note(self.target.place, len(rows))
         self.written += len(rows)
         self.waiting = self.waiting[len(rows) :]
 

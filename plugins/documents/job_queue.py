@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, delete, select, true, update
 
-from plugins.documents.index_tables import abandon, held
+from plugins.documents.index_tables import cancel_move, shared_lock
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS
 from proxy.host import Clock
 from proxy.sql.database import Database
@@ -44,7 +44,7 @@ class Job(NamedTuple):
     key_id: str = ""
 
 
-class Ledger:
+class JobQueue:
     def __init__(self, database: Database, clock: Clock, server: str) -> None:
         """server: an id that is unique to this run of this server."""
         self.database = database
@@ -121,9 +121,11 @@ class Ledger:
         item = ITEMS.c.id == job.item
         async with self.database.writing(lasting=True) as connection:
             there = (COLLECTIONS.c.id == job.collection) & (COLLECTIONS.c.place == place)
-            if (await connection.execute(held(there))).first() is None:
+            if (await connection.execute(shared_lock(there))).first() is None:
                 return False
-            await connection.execute(select(ITEMS.c.id).where(item).with_for_update())  # the lock order of `renew`
+            await connection.execute(
+                select(ITEMS.c.id).where(item).with_for_update()
+            )  # the lock order of `add_version`
             told = {"status": "done", "done": JOBS.c.total, "error": "", "ended": now}
             if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount != 1:
                 return False
@@ -164,7 +166,7 @@ class Ledger:
         newest = (ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version)
         moving = select(COLLECTIONS.c.id).where(COLLECTIONS.c.next_job == job.id)
         async with self.database.writing(lasting=True) as connection:
-            if job.item:  # the lock order of `renew` and of moves
+            if job.item:  # the lock order of `add_version` and of moves
                 await connection.execute(select(ITEMS.c.id).where(ITEMS.c.id == job.item).with_for_update())
             else:
                 await connection.execute(moving.with_for_update())
@@ -174,7 +176,7 @@ class Ledger:
             failed = update(ITEMS).where(newest).values(status="failed", error=reason or status)
             await connection.execute(failed)
             for collection in (await connection.execute(moving)).scalars().all():
-                await abandon(connection, collection, now)
+                await cancel_move(connection, collection, now)
             return True
 
     async def one(self, owner: str, id: str) -> Job | None:

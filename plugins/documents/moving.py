@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collection
-from plugins.documents.index_tables import STILL, abandon, retire
-from plugins.documents.ingest import Ingest, Overtaken, Pen
-from plugins.documents.job_queue import OPEN, Job, Ledger
+from plugins.documents.index_tables import NOT_MOVING, cancel_move, schedule_deletion
+from plugins.documents.ingest import ChunkWriter, Ingest, LeaseLost
+from plugins.documents.job_queue import OPEN, Job, JobQueue
 from plugins.documents.paging import paged
 from plugins.documents.store import Item
 from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS
@@ -24,7 +24,7 @@ SOME: Final = 500
 """Documents looked up at once."""
 
 
-def searched(collection: str) -> ColumnElement[bool]:
+def is_searched(collection: str) -> ColumnElement[bool]:
     return (ITEMS.c.collection == collection) & (ITEMS.c.version > 0)
 
 
@@ -37,22 +37,22 @@ def copied(place: str) -> ColumnElement[bool]:
 class Moves:
     """The moves in the database."""
 
-    def __init__(self, database: Database, ledger: Ledger) -> None:
+    def __init__(self, database: Database, job_queue: JobQueue) -> None:
         self.database = database
-        self.ledger = ledger
+        self.job_queue = job_queue
 
     async def begin(self, one: Collection, model: str, key: str) -> bool:
         """Begin a move; gives whether the collection is moving now.  key: id of the requesting API key.
 
         Moving to the current model cancels a move in progress.
         """
-        now = self.ledger.micros()
+        now = self.job_queue.micros()
         async with self.database.writing(lasting=True) as connection:
             which = COLLECTIONS.c.id == one.id
             row = (await connection.execute(select(COLLECTIONS).where(which).with_for_update())).first()
             if row is None or row.gone or row.next_model == model:
                 return bool(row and not row.gone)
-            await abandon(connection, one.id, now)
+            await cancel_move(connection, one.id, now)
             moving = JOBS.c.status.in_(OPEN) & (JOBS.c.collection == one.id) & (JOBS.c.item == "")
             await connection.execute(update(JOBS).where(moving).values(status="cancelled", ended=now))
             if row.model == model:
@@ -71,7 +71,7 @@ class Moves:
             return await size(connection, one.id, copied(one.next_place)), await size(connection, one.id)
 
     async def missing(self, one: Collection, most: int) -> list[Item]:
-        query = select(ITEMS).where(searched(one.id) & ~copied(one.next_place)).order_by(ITEMS.c.id).limit(most)
+        query = select(ITEMS).where(is_searched(one.id) & ~copied(one.next_place)).order_by(ITEMS.c.id).limit(most)
         async with self.database.reading() as connection:
             return [Item(*row) for row in await connection.execute(query)]
 
@@ -108,31 +108,31 @@ class Moves:
     async def swap(self, job: Job, one: Collection) -> bool:
         """Switch searches to the next place.  False if something still has to be copied.
 
-        Raises Overtaken.
+        Raises LeaseLost.
         """
-        now = self.ledger.micros()
+        now = self.job_queue.micros()
         which = COLLECTIONS.c.id == one.id
         async with self.database.writing(lasting=True) as connection:
             same = which & (COLLECTIONS.c.next_place == one.next_place) & (COLLECTIONS.c.gone == 0)
             row = (await connection.execute(select(COLLECTIONS).where(same).with_for_update())).first()
             if row is None:
-                raise Overtaken
-            left = select(ITEMS.c.id).where(searched(one.id) & ~copied(one.next_place)).limit(1)
+                raise LeaseLost
+            left = select(ITEMS.c.id).where(is_searched(one.id) & ~copied(one.next_place)).limit(1)
             if (await connection.execute(left)).first() is not None:
                 return False
             told = {"status": "done", "done": JOBS.c.total, "error": "", "ended": now}
-            if (await connection.execute(update(JOBS).where(self.ledger.mine(job)).values(**told))).rowcount != 1:
-                raise Overtaken
+            if (await connection.execute(update(JOBS).where(self.job_queue.mine(job)).values(**told))).rowcount != 1:
+                raise LeaseLost
             await recount(connection, one)
-            moved = {"place": row.next_place, "model": row.next_model, "dimensions": row.next_dimensions, **STILL}
+            moved = {"place": row.next_place, "model": row.next_model, "dimensions": row.next_dimensions, **NOT_MOVING}
             await connection.execute(update(COLLECTIONS).where(which).values(**moved))
-            await retire(connection, row.place, now)
+            await schedule_deletion(connection, row.place, now)
             await connection.execute(delete(COPIES).where(COPIES.c.place == one.next_place))
         return True
 
 
 async def size(connection: AsyncConnection, collection: str, also: Any = True) -> int:
-    query = select(func.sum(ITEMS.c.characters)).where(searched(collection) & also)
+    query = select(func.sum(ITEMS.c.characters)).where(is_searched(collection) & also)
     return int((await connection.execute(query)).scalar_one_or_none() or 0)
 
 
@@ -140,7 +140,9 @@ async def recount(connection: AsyncConnection, one: Collection) -> None:
     """Update the numbers of chunks: a copy is cut with today's settings, which may have changed."""
     same = (COPIES.c.place == one.next_place) & (COPIES.c.item == ITEMS.c.id)
     chunks = select(COPIES.c.chunks).where(same).scalar_subquery()
-    await connection.execute(update(ITEMS).where(searched(one.id) & (ITEMS.c.chunks != chunks)).values(chunks=chunks))
+    await connection.execute(
+        update(ITEMS).where(is_searched(one.id) & (ITEMS.c.chunks != chunks)).values(chunks=chunks)
+    )
 
 
 @dataclass(slots=True)
@@ -153,7 +155,7 @@ class Mover:
     """Places known to contain only recorded copies."""
 
     async def step(self, job: Job, one: Collection) -> bool:
-        """Do a part of a move; gives whether there is more to do.  Raises ProxyError if it fails, or Overtaken."""
+        """Do a part of a move; gives whether there is more to do.  Raises ProxyError if it fails, or LeaseLost."""
         place = one.next_place
         try:
             if place not in self.tidy:
@@ -172,7 +174,7 @@ class Mover:
         if not await self.moves.swap(job, one):
             return False
         self.tidy.discard(one.next_place)
-        self.moves.ledger.tell()
+        self.moves.job_queue.tell()
         return True
 
     async def tidied(self, one: Collection) -> bool:
@@ -187,21 +189,21 @@ class Mover:
         return not lost
 
     async def copy(self, job: Job, one: Collection, some: list[Item]) -> None:
-        pen = Pen(self.ingest, job, one.onto)
-        pen.done, total = await self.moves.sizes(one)
-        await self.moves.ledger.resize(job, total)
+        writer = ChunkWriter(self.ingest, job, one.onto)
+        writer.done, total = await self.moves.sizes(one)
+        await self.moves.job_queue.resize(job, total)
         whole: deque[tuple[int, Item, int]] = deque()
         for item in some:
-            before, done = pen.given, pen.done
-            await self.ingest.text(pen, item, item.version)
-            pen.done = done + item.characters
-            whole.append((pen.given, item, pen.given - before))
-            await self.note(one, pen, whole)
-        await pen.flush()
-        await self.note(one, pen, whole)
+            before, done = writer.given, writer.done
+            await self.ingest.text(writer, item, item.version)
+            writer.done = done + item.characters
+            whole.append((writer.given, item, writer.given - before))
+            await self.note(one, writer, whole)
+        await writer.flush()
+        await self.note(one, writer, whole)
 
-    async def note(self, one: Collection, pen: Pen, whole: deque[tuple[int, Item, int]]) -> None:
+    async def note(self, one: Collection, writer: ChunkWriter, whole: deque[tuple[int, Item, int]]) -> None:
         """Record the documents whose last row has been written."""
-        while whole and whole[0][0] <= pen.written:
+        while whole and whole[0][0] <= writer.written:
             _, item, chunks = whole.popleft()
             await self.moves.note(one, item, chunks)

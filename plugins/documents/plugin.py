@@ -17,11 +17,11 @@ from plugins.documents.caller_data import CallerDocuments as Holding
 from plugins.documents.collections import Collections
 from plugins.documents.embedding import Embedder
 from plugins.documents.file_text import FileTextExtractor
-from plugins.documents.files import Reader
+from plugins.documents.files import FileConverter
 from plugins.documents.forms import Names, Top
-from plugins.documents.index_upkeep import Tender
+from plugins.documents.index_upkeep import IndexUpkeep
 from plugins.documents.ingest import Ingest
-from plugins.documents.job_queue import Ledger
+from plugins.documents.job_queue import JobQueue
 from plugins.documents.moving import Mover, Moves
 from plugins.documents.payer import Payer
 from plugins.documents.repair import Repair
@@ -29,7 +29,7 @@ from plugins.documents.reranking import Reranker
 from plugins.documents.rewriting import Rewriter
 from plugins.documents.runner import Runner
 from plugins.documents.scores import Hit
-from plugins.documents.search import Fusion, Search, Wish
+from plugins.documents.search import Fusion, Search, SearchRequest
 from plugins.documents.searching import Lookup, Searches
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
@@ -143,14 +143,14 @@ class Documents:
         store = Store(host.database, host.clock, settings.max_documents)
         collections = Collections(host.database, host.clock, settings.embed, settings.max_collections)
         embedder = Embedder(host, settings.chain, asyncio.Semaphore(settings.embeds))
-        ledger = Ledger(host.database, host.clock, host.services.worker_info.server)
-        tender = Tender(index, host.clock)
-        reader = Reader(
+        job_queue = JobQueue(host.database, host.clock, host.services.worker_info.server)
+        upkeep = IndexUpkeep(index, host.clock)
+        reader = FileConverter(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
         )
         origins = Origins(host.database, host.files, reader, settings.chunk, settings.max_file_bytes)
-        ingest = Ingest(store, collections, ledger, embedder, index, tender, origins)
-        runner = Runner(ingest, Mover(ingest, Moves(host.database, ledger)), host, settings.jobs)
+        ingest = Ingest(store, collections, job_queue, embedder, index, upkeep, origins)
+        runner = Runner(ingest, Mover(ingest, Moves(host.database, job_queue)), host, settings.jobs)
         reranker = Reranker(host, settings.rerank, settings.rerank_top, settings.rerank_timeout)
         order = (settings.words, settings.fusion, reranker, settings.closer)
         self.search = Search(store, collections, embedder, index, *order)
@@ -159,9 +159,9 @@ class Documents:
         self.file_search = tool.FileSearch(
             self.vector_stores.searching, self.rewriter, settings.top, settings.budget, settings.prompt, self.fits
         )
-        self.parts = Parts(
+        self.parts = BackgroundTasks(
             runner,
-            tender,
+            upkeep,
             Repair(store, collections, index),
             self.vector_stores.expiring,
             PeriodicTasks(host.background),
@@ -201,8 +201,8 @@ class Documents:
         question = await self.rewriter.question(call, call.ask, place, question)
         top = wanted.top or self.settings.top
         payer = Payer(call.caller, call.key)
-        wish = Wish(payer, question, top, wanted.collections, wanted.filter, at=f"{FIELD}.")
-        outcome = await self.search.run(wish)
+        request = SearchRequest(payer, question, top, wanted.collections, wanted.filter, at=f"{FIELD}.")
+        outcome = await self.search.run(request)
         hits = prompt.within([hit for hit in outcome.hits if self.fits(hit)], self.settings.budget)
         if not hits:
             return (await call_next(call)).noting(rag=prompt.fact(hits, outcome))
@@ -216,11 +216,11 @@ class Documents:
 
 
 @dataclass(slots=True)
-class Parts:
+class BackgroundTasks:
     """The background tasks."""
 
     runner: Runner
-    tender: Tender
+    upkeep: IndexUpkeep
     repair: Repair
     expiring: Expiring
     periodic: PeriodicTasks
@@ -231,7 +231,7 @@ class Parts:
         begin = host.background.start
         self.tasks = (
             begin(self.runner.run(), "taking in documents"),
-            begin(self.tender.run(), "tending the index of documents"),
+            begin(self.upkeep.run(), "tending the index of documents"),
         )
         if host.services.worker_info.index == 0:
             self.periodic.every(SWEEP, self.put_right, "comparing documents and their index")

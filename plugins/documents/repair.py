@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collection, Collections
-from plugins.documents.index_tables import held
+from plugins.documents.index_tables import shared_lock
 from plugins.documents.job_queue import OPEN
 from plugins.documents.paging import paged
 from plugins.documents.store import Item, Store, queue
@@ -98,7 +98,7 @@ class Repair:
         count, same = 0, (COLLECTIONS.c.id == one.id) & (COLLECTIONS.c.place == one.place)
         for at in range(0, len(ids), PAGE):
             async with self.store.database.writing(lasting=True) as connection:
-                if (await connection.execute(held(same))).first() is not None:
+                if (await connection.execute(shared_lock(same))).first() is not None:
                     some = ITEMS.c.id.in_(ids[at : at + PAGE])
                     count += await begun_again(connection, some, self.store.now())
         return count

@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from typing import Final
 
-from plugins.documents.ingest import Ingest, Overtaken, lasting
+from plugins.documents.ingest import Ingest, LeaseLost, lasting
 from plugins.documents.job_queue import LEASE, Job
 from plugins.documents.moving import Mover
 from plugins.documents.store import Item
@@ -30,7 +30,7 @@ class Runner:
         """most: documents indexed at once, in addition to one collection being moved."""
         self.ingest = ingest
         self.mover = mover
-        self.ledger = ingest.ledger
+        self.job_queue = ingest.job_queue
         self.host = host
         self.most = most
         self.wake = asyncio.Event()
@@ -58,7 +58,7 @@ class Runner:
 
     async def claimed(self) -> Job | None:
         room = len(self.running) - len(self.moving) < self.most
-        return await self.ledger.claim(room, not self.moving, but=self.running)
+        return await self.job_queue.claim(room, not self.moving, but=self.running)
 
     def begin(self, job: Job) -> None:
         task = self.host.background.start(self.work(job), f"taking in {job.item or job.collection}")
@@ -70,7 +70,7 @@ class Runner:
     def ended(self, job: str) -> None:
         self.running.pop(job, None)
         self.moving.discard(job)
-        self.ledger.tell()
+        self.job_queue.tell()
         self.wake.set()
 
     async def work(self, job: Job) -> None:
@@ -78,7 +78,7 @@ class Runner:
         try:
             while await self.tried(job):
                 pass
-        except (Overtaken, asyncio.CancelledError) as error:
+        except (LeaseLost, asyncio.CancelledError) as error:
             with suppress(Busy):
                 await shielded(self.undo(job))  # the heartbeat may cancel this task once more
             if isinstance(error, asyncio.CancelledError):
@@ -108,7 +108,7 @@ class Runner:
                     await self.failed(job, str(error))
                     return False
                 self.say(job, error)
-                await self.ledger.wait(job, str(error))
+                await self.job_queue.wait(job, str(error))
                 await asyncio.sleep(max(pause, min(error.wait or 0.0, PAUSES[-1])))
         return False
 
@@ -124,15 +124,15 @@ class Runner:
             return await self.mover.step(job, collection)
         item = await self.ingest.store.item(job.item)
         if item is None or collection is None or item.newest != job.version:
-            await self.ledger.cancel(job)
-            raise Overtaken
+            await self.job_queue.cancel(job)
+            raise LeaseLost
         try:
             await self.ingest.run(job, item, collection)
         except NotFound as error:
             if error.code != GONE:
                 raise
             await self.ingest.store.remove(item)  # the file was deleted, so its document goes, too
-            raise Overtaken from None
+            raise LeaseLost from None
         return False
 
     async def beat(self, job: Job, task: asyncio.Task[None] | None) -> None:
@@ -140,22 +140,22 @@ class Runner:
         while True:
             await asyncio.sleep(LEASE / 3)
             with suppress(Busy):
-                if not await self.ledger.progress(job) and task is not None:
+                if not await self.job_queue.progress(job) and task is not None:
                     task.cancel()
 
     async def undo(self, job: Job) -> None:
         """Clean up an interrupted job: remove its rows if it was cancelled, else put it back into the queue."""
-        now = await self.ledger.first(JOBS.c.id == job.id)
+        now = await self.job_queue.first(JOBS.c.id == job.id)
         if now is None or now.status == "cancelled":
             await self.cleared(job)
         else:
-            await self.ledger.release(job)
+            await self.job_queue.release(job)
 
     async def failed(self, job: Job, reason: str) -> None:
-        if await self.ledger.progress(job):  # else another process has the job and its rows in the index
+        if await self.job_queue.progress(job):  # else another process has the job and its rows in the index
             with suppress(VectorsAway):  # leftover rows are removed at the next start
                 await self.cleared(job)
-            await self.ledger.fail(job, reason)
+            await self.job_queue.fail(job, reason)
 
     async def cleared(self, job: Job) -> None:
         """Remove a document version's rows from the index, since they would displace others in search results."""
@@ -167,14 +167,14 @@ class Runner:
 
         If the index is unavailable, rows left there are ignored by searches and removed at the next start.
         """
-        job = await self.ledger.of_item(item.id)
+        job = await self.job_queue.of_item(item.id)
         await self.ingest.store.remove(item)
         if job is not None:
             self.stop(job.id)
         if (collection := await self.ingest.collections.by_id(item.collection)) is not None:
             with suppress(VectorsAway):
                 await self.ingest.index.remove(collection.place, item.id)
-            self.ingest.tender.note(collection.place, 0)
+            self.ingest.upkeep.note(collection.place, 0)
 
     def stop(self, id: str) -> None:
         """Stop a cancelled job, if this process is running it."""

@@ -42,7 +42,7 @@ LONGEST: Final = 8000
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SearchRequest:
     """A search request.
 
     collections: ids or the caller's own names; if empty, all that the caller may read.
@@ -120,27 +120,27 @@ class Search:
     looked_at: int = 0
     weigher: Weigher = field(default_factory=Weigher)
 
-    async def run(self, wish: Wish) -> Outcome:
+    async def run(self, request: SearchRequest) -> Outcome:
         """Search.  Raises BadCall or NotFound for an invalid request, and the errors of the embedding calls."""
-        chosen, partial = await self.scope(wish)
-        among = None if wish.filter is None else await self.filtered(wish, chosen)
+        chosen, partial = await self.scope(request)
+        among = None if request.filter is None else await self.filtered(request, chosen)
         if not chosen or among == []:
-            return Outcome(fusion=wish.fusion or self.fusion, partial=partial)
-        vectors = await self.questions(wish, chosen)
-        able = [one for one in chosen if wish.needs(one) or len(vectors.get(one.model, ())) == one.dimensions]
-        items, true, least = await self.found(wish, able, vectors, among)
-        weights, fusion = self.weights(wish, vectors, true), wish.fusion or self.fusion
+            return Outcome(fusion=request.fusion or self.fusion, partial=partial)
+        vectors = await self.questions(request, chosen)
+        able = [one for one in chosen if request.needs(one) or len(vectors.get(one.model, ())) == one.dimensions]
+        items, true, least = await self.found(request, able, vectors, among)
+        weights, fusion = self.weights(request, vectors, true), request.fusion or self.fusion
         mixed = scores.by_rank(true, weights) if fusion == "ranks" else scores.ranked(true, weights, least)
         kept, doubled = scores.distinct(mixed)
-        if most := self.closer(wish):
-            kept = await Closer(self.embedder).ranked(kept, most, vectors, wish.payer, least)
-        kept, unread = await self.read(wish, kept)
+        if most := self.closer(request):
+            kept = await Closer(self.embedder).ranked(kept, most, vectors, request.payer, least)
+        kept, unread = await self.read(request, kept)
         partial = partial or len(able) < len(chosen)
-        return replace(settled(wish, items, kept, doubled), fusion=fusion, unread=unread, partial=partial)
+        return replace(settled(request, items, kept, doubled), fusion=fusion, unread=unread, partial=partial)
 
     async def found(
         self,
-        wish: Wish,
+        request: SearchRequest,
         chosen: Sequence[Collection],
         vectors: Mapping[str, NDArray[np.float32]],
         among: Sequence[str] | None,
@@ -151,9 +151,9 @@ class Search:
         """
         items: dict[str, Item] = {}
         found: dict[str, Found] = {}
-        left, some = chosen, max(CANDIDATES, 3 * wish.top)
+        left, some = chosen, max(CANDIDATES, 3 * request.top)
         while left:
-            looked = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among, some) for one in left))
+            looked = await asyncio.gather(*(self.one(one, vectors[one.model], request, among, some) for one in left))
             more, true = await self.known([hit for one in looked for hit in one.hits], {one.id for one in left})
             items |= more
             for one, seen in zip(left, looked, strict=True):
@@ -165,43 +165,45 @@ class Search:
         hits = [hit for one in chosen for hit in found[one.id].hits]
         return items, hits, min((one.least for one in found.values()), default=0.0)
 
-    async def read(self, wish: Wish, kept: list[Hit]) -> tuple[list[Hit], str]:
+    async def read(self, request: SearchRequest, kept: list[Hit]) -> tuple[list[Hit], str]:
         """The hits in the order of the reranking model; and the reason if that failed, else ""."""
-        return await self.reranker.order(wish.question, kept, wish.payer) if wish.rerank else (kept, "")
+        return await self.reranker.order(request.question, kept, request.payer) if request.rerank else (kept, "")
 
-    def closer(self, wish: Wish) -> int:
-        if wish.closer is not None:
-            return wish.closer
-        return self.looked_at if wish.words is None else 0
+    def closer(self, request: SearchRequest) -> int:
+        if request.closer is not None:
+            return request.closer
+        return self.looked_at if request.words is None else 0
 
-    def fixed(self, wish: Wish) -> float | None:
+    def fixed(self, request: SearchRequest) -> float | None:
         """The weight of the text score if it is configured or requested; else None."""
-        return self.weight if wish.words is None else wish.words
+        return self.weight if request.words is None else request.words
 
-    def weights(self, wish: Wish, models: Iterable[str], hits: Sequence[Hit]) -> Mapping[str, float]:
-        fixed = self.fixed(wish)
-        return self.weigher.weights(models, wish.question, hits) if fixed is None else dict.fromkeys(models, fixed)
+    def weights(self, request: SearchRequest, models: Iterable[str], hits: Sequence[Hit]) -> Mapping[str, float]:
+        fixed = self.fixed(request)
+        return self.weigher.weights(models, request.question, hits) if fixed is None else dict.fromkeys(models, fixed)
 
-    async def scope(self, wish: Wish) -> tuple[list[Collection], bool]:
+    async def scope(self, request: SearchRequest) -> tuple[list[Collection], bool]:
         """The collections to search, all with vectors; and whether shared ones are left out, being too many."""
-        field = f"{wish.at}collections"
-        if wish.collections:
-            names = dict.fromkeys(wish.collections)
-            several = [await self.collections.one(wish.caller, name, field) for name in names]
+        field = f"{request.at}collections"
+        if request.collections:
+            names = dict.fromkeys(request.collections)
+            several = [await self.collections.one(request.caller, name, field) for name in names]
             return [one for one in {one.id: one for one in several}.values() if one.dimensions], False
-        several = await self.collections.filled(wish.caller, WIDEST + 1)
+        several = await self.collections.filled(request.caller, WIDEST + 1)
         if len(several) <= WIDEST:
             return several, False
-        own = [one for one in several if one.owner == wish.caller]
+        own = [one for one in several if one.owner == request.caller]
         if len(own) > WIDEST:
             message = f"You have more than {WIDEST} collections with documents: name some of them in '{field}'."
             raise BadCall(message, param=field, code="too_many_collections")
         return own, True
 
-    async def filtered(self, wish: Wish, chosen: Sequence[Collection]) -> list[str]:
-        field = f"{wish.at}filter"
+    async def filtered(self, request: SearchRequest, chosen: Sequence[Collection]) -> list[str]:
+        field = f"{request.at}filter"
         fits = (
-            condition(wish.filter, field) & ITEMS.c.collection.in_([one.id for one in chosen]) & (ITEMS.c.version > 0)
+            condition(request.filter, field)
+            & ITEMS.c.collection.in_([one.id for one in chosen])
+            & (ITEMS.c.version > 0)
         )
         async with self.store.database.reading() as connection:
             query = select(ITEMS.c.id).where(fits).limit(FILTERED + 1)
@@ -213,11 +215,11 @@ class Search:
             raise BadCall(message, param=field, code="filter_too_wide")
         return ids
 
-    async def questions(self, wish: Wish, chosen: Sequence[Collection]) -> dict[str, NDArray[np.float32]]:
+    async def questions(self, request: SearchRequest, chosen: Sequence[Collection]) -> dict[str, NDArray[np.float32]]:
         """The question's vector by model, without models that fail and that only collections shared by others use."""
         models = list({one.model: one for one in chosen})
-        needed = {one.model for one in chosen if wish.needs(one)}
-        found = await asyncio.gather(*(self.vector(wish, model) for model in models), return_exceptions=True)
+        needed = {one.model for one in chosen if request.needs(one)}
+        found = await asyncio.gather(*(self.vector(request, model) for model in models), return_exceptions=True)
         vectors: dict[str, NDArray[np.float32]] = {}
         for model, vector in zip(models, found, strict=True):
             if not isinstance(vector, BaseException):
@@ -226,11 +228,11 @@ class Search:
                 raise vector
         return vectors
 
-    async def vector(self, wish: Wish, model: str) -> NDArray[np.float32]:
+    async def vector(self, request: SearchRequest, model: str) -> NDArray[np.float32]:
         """The question's vector.  The first call of a model also embeds the sample that measures it."""
-        new = self.fixed(wish) is None and model not in self.weigher.eyes
-        texts = [wish.question[:LONGEST], *(SAMPLE if new else ())]
-        vectors = await self.embedder.vectors(texts, model, wish.payer)
+        new = self.fixed(request) is None and model not in self.weigher.qualities
+        texts = [request.question[:LONGEST], *(SAMPLE if new else ())]
+        vectors = await self.embedder.vectors(texts, model, request.payer)
         if new:
             self.weigher.learn(model, vectors[1:])
         question: NDArray[np.float32] = vectors[0]
@@ -240,7 +242,7 @@ class Search:
         self,
         collection: Collection,
         question: NDArray[np.float32],
-        wish: Wish,
+        request: SearchRequest,
         among: Sequence[str] | None,
         some: int,
     ) -> Found:
@@ -250,7 +252,7 @@ class Search:
             raise BadCall(message, param="collections", code="dimensions_changed")
         near, worded = await asyncio.gather(
             self.index.nearest(collection.place, question, some, among),
-            self.index.matching(collection.place, wish.question[:LONGEST], some, among),
+            self.index.matching(collection.place, request.question[:LONGEST], some, among),
         )
         hits = scores.together(collection.id, collection.model, question, near, worded)
         return Found(hits, worded[-1].score if len(worded) >= some else 0.0)
@@ -269,8 +271,8 @@ class Search:
         return items, true
 
 
-def settled(wish: Wish, items: dict[str, Item], kept: list[Hit], doubled: list[Hit]) -> Outcome:
-    best = scores.chosen(kept, wish.top, wish.merge)
+def settled(request: SearchRequest, items: dict[str, Item], kept: list[Hit], doubled: list[Hit]) -> Outcome:
+    best = scores.chosen(kept, request.top, request.merge)
     inside = {(hit.row.document, place) for hit in best for place in range(hit.row.position, hit.last + 1)}
     rest = [(hit, "not among the best") for hit in kept if (hit.row.document, hit.row.position) not in inside]
     return Outcome(best, items, [(hit, "says the same as a better one") for hit in doubled] + rest)

@@ -14,7 +14,7 @@ from plugins.documents.collections import Collection, Collections, Sharing
 from plugins.documents.forms import Asked, ChangeCollection, Generate, MakeCollection, Shared
 from plugins.documents.payer import Payer
 from plugins.documents.runner import Runner
-from plugins.documents.search import Outcome, Search, Wish
+from plugins.documents.search import Outcome, Search, SearchRequest
 from proxy.errors import BadCall, Denied, NotFound, ProxyError
 from proxy.host import Host
 from proxy.stores.vectors import Vectors, VectorsAway
@@ -111,7 +111,7 @@ class Searches:
             raise BadCall(message, param="rerank", code="invalid_value")
         given = (form.collections, form.filter, form.merge, form.words, form.fusion, form.rerank is not False)
         payer = Payer(caller.name, caller.key)
-        outcome = await self.search.run(Wish(payer, form.query, form.top_k, *given, form.closer))
+        outcome = await self.search.run(SearchRequest(payer, form.query, form.top_k, *given, form.closer))
         results = [shapes.hit(one, outcome) for one in outcome.hits]
         told: dict[str, Any] = {"object": "list", "query": form.query, "results": results}
         if outcome.partial:

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
-from plugins.documents.expiry import over, there
-from plugins.documents.index_tables import held
+from plugins.documents.expiry import expired_stores, not_expired
+from plugins.documents.index_tables import shared_lock
 from plugins.documents.parts import copy_parts, put_parts, renumber
 from plugins.documents.payer import Payer
 from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
@@ -28,7 +28,7 @@ from proxy.wire.ids import new_id
 FOUND = select(ITEMS).where(
     ITEMS.c.id.in_(bindparam("ids", expanding=True))
     & (ITEMS.c.version > 0)
-    & there(bindparam("now", type_=BigInteger()))
+    & not_expired(bindparam("now", type_=BigInteger()))
 )
 """Prepared once: every search runs it, and building it takes longer than SQLite takes to answer it."""
 
@@ -64,7 +64,7 @@ class New:
 
 
 @dataclass(frozen=True, slots=True)
-class Renewal:
+class NewVersion:
     """A new version.  content: None keeps the text under a new title.  key: id of the API key of the request."""
 
     content: Content | None
@@ -97,10 +97,10 @@ class Store:
         raise BadCall("The collection is being changed; try again.", code="conflict")
 
     async def added(self, connection: AsyncConnection, payer: Payer, collection: str, new: New) -> tuple[Item, bool]:
-        if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
+        if (await connection.execute(shared_lock(COLLECTIONS.c.id == collection))).first() is None:
             message = "The collection has been removed meanwhile."
             raise NotFound(message, param="collection", code="collection_not_found")
-        expired = (STORES.c.collection == collection) & over(self.now())
+        expired = (STORES.c.collection == collection) & expired_stores(self.now())
         if (await connection.execute(select(STORES.c.collection).where(expired))).first() is not None:
             message = "The collection is a vector store that has expired."
             raise BadCall(message, param="collection", code="vector_store_expired")
@@ -147,7 +147,11 @@ class Store:
         return item
 
     async def change(
-        self, item: Item, values: Mapping[str, Any], metadata: Mapping[str, JSON] | None, renewal: Renewal | None = None
+        self,
+        item: Item,
+        values: Mapping[str, Any],
+        metadata: Mapping[str, JSON] | None,
+        renewal: NewVersion | None = None,
     ) -> None:
         """Change the fields of a document, its metadata and its version, all or nothing.
 
@@ -155,7 +159,7 @@ class Store:
         """
         try:
             async with self.database.writing(lasting=True) as connection:
-                await connection.execute(held(COLLECTIONS.c.id == item.collection))
+                await connection.execute(shared_lock(COLLECTIONS.c.id == item.collection))
                 told = {**values, "changed": self.now()}
                 if metadata is not None:
                     told["metadata"] = dumped(metadata)
@@ -165,14 +169,14 @@ class Store:
                 if metadata is not None:
                     await put_values(connection, item.id, metadata)
                 if renewal is not None:
-                    await renew(connection, item.id, renewal, self.now())
+                    await add_version(connection, item.id, renewal, self.now())
         except IntegrityError:
             message = "Another document of this collection has the same contents."
             raise BadCall(message, param="content", code="duplicate_document") from None
 
     async def remove(self, item: Item) -> None:
         async with self.database.writing(lasting=True) as connection:
-            await connection.execute(held(COLLECTIONS.c.id == item.collection))  # not while it is being removed
+            await connection.execute(shared_lock(COLLECTIONS.c.id == item.collection))  # not while it is being removed
             await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
             for table in (PARTS, VALUES, JOBS, COPIES, ORIGINS):
                 await connection.execute(delete(table).where(table.c.item == item.id))
@@ -181,7 +185,7 @@ class Store:
         """A document that the caller may read."""
         query = select(ITEMS).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection)
         async with self.database.reading() as connection:
-            mine = (ITEMS.c.id == id) & readable(caller) & there(self.now())
+            mine = (ITEMS.c.id == id) & readable(caller) & not_expired(self.now())
             row = (await connection.execute(query.where(mine))).first()
         return None if row is None else Item(*row)
 
@@ -194,7 +198,10 @@ class Store:
     async def page(self, where: ColumnElement[bool], after: Item | None, limit: int) -> list[Item]:
         """A page of documents, newest first.  after: the last one of the previous page."""
         query = (
-            select(ITEMS).where(where & there(self.now())).order_by(ITEMS.c.at.desc(), ITEMS.c.id.desc()).limit(limit)
+            select(ITEMS)
+            .where(where & not_expired(self.now()))
+            .order_by(ITEMS.c.at.desc(), ITEMS.c.id.desc())
+            .limit(limit)
         )
         if after is not None:
             older = (ITEMS.c.at == after.at) & (ITEMS.c.id < after.id)
@@ -229,7 +236,7 @@ class Store:
         sums = [func.sum(ITEMS.c[name]).label(name) for name in ("chunks", "characters")]
         columns = (ITEMS.c.collection, ITEMS.c.status, func.count().label("documents"), *sums)
         query = select(*columns).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection)
-        query = query.where(readable(caller) & there(self.now()))
+        query = query.where(readable(caller) & not_expired(self.now()))
         async with self.database.reading() as connection:
             return (await connection.execute(query.group_by(ITEMS.c.collection, ITEMS.c.status))).all()
 
@@ -238,7 +245,7 @@ def dumped(metadata: Mapping[str, JSON]) -> str:
     return orjson.dumps(dict(metadata)).decode()
 
 
-async def renew(connection: AsyncConnection, item: str, renewal: Renewal, now: int) -> None:
+async def add_version(connection: AsyncConnection, item: str, renewal: NewVersion, now: int) -> None:
     """Add a new version; the old one is searched until the new one is ready."""
     query, content = update(ITEMS).where(ITEMS.c.id == item), renewal.content
     raised = query.values(newest=ITEMS.c.newest + 1, status="pending", error="")

@@ -63,7 +63,7 @@ ASKING: Final = frozenset(("what", "when", "where", "which", "who", "whom", "who
 
 
 @dataclass(frozen=True, slots=True)
-class Eye:
+class ModelQuality:
     """The measurement of a model.  trust: how well it captures meaning, from 0 to 1.
 
     apart: mean difference between the cosine of a question with its answer and with an unrelated text.
@@ -75,19 +75,19 @@ class Eye:
 
 @dataclass(frozen=True, slots=True)
 class Weigher:
-    """eyes: the measurements by model."""
+    """qualities: the measurements by model."""
 
-    eyes: OrderedDict[str, Eye] = field(default_factory=OrderedDict)
+    qualities: OrderedDict[str, ModelQuality] = field(default_factory=OrderedDict)
 
     def learn(self, model: str, vectors: NDArray[np.float32]) -> None:
         """Measure a model.  vectors: of SAMPLE, shape (texts, dimensions), unit length."""
-        self.eyes[model] = eye(vectors)
-        while len(self.eyes) > KEPT:
-            self.eyes.popitem(last=False)
+        self.qualities[model] = model_quality(vectors)
+        while len(self.qualities) > KEPT:
+            self.qualities.popitem(last=False)
 
     def weights(self, models: Iterable[str], question: str, hits: Sequence[Hit]) -> Mapping[str, float]:
         """The weight of the text score by model, from 0 to 1, for a question and its hits."""
-        seen = {model: self.eyes.get(model, Eye(0.0, 1.0)) for model in models}
+        seen = {model: self.qualities.get(model, ModelQuality(0.0, 1.0)) for model in models}
         covered = coverage(question, hits) if any(one.trust for one in seen.values()) else 0.0
         return {
             model: weight(one, covered, [hit.cosine for hit in hits if hit.model == model])
@@ -95,17 +95,17 @@ class Weigher:
         }
 
 
-def eye(vectors: NDArray[np.float32]) -> Eye:
+def model_quality(vectors: NDArray[np.float32]) -> ModelQuality:
     import numpy as np
 
     like = vectors[: len(QUESTIONS)] @ vectors[len(QUESTIONS) :].T
     own = np.eye(len(like), dtype=bool)
     apart = float(like[own].mean() - like[~own].mean())
     deviations = apart / (float(like[~own].std()) or 1.0)
-    return Eye(min(1.0, max(0.0, (deviations - CHANCE) / (SURE - CHANCE))), apart)
+    return ModelQuality(min(1.0, max(0.0, (deviations - CHANCE) / (SURE - CHANCE))), apart)
 
 
-def weight(one: Eye, covered: float, cosines: Sequence[float]) -> float:
+def weight(one: ModelQuality, covered: float, cosines: Sequence[float]) -> float:
     if not one.trust or not cosines:
         return POOR
     spread = (max(cosines) - min(cosines)) / one.apart

@@ -114,7 +114,7 @@ class Api:
         return shapes.answer(shapes.job(await self.store.one(self.owner(request), id), self.store.micros()))
 
     async def cancel(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        job = await self.runner.ledger.cancel(self.owner(request), id)
+        job = await self.runner.job_leases.cancel(self.owner(request), id)
         self.runner.cancelled(job)
         return shapes.answer(shapes.job(job, self.store.micros()))
 

@@ -59,7 +59,7 @@ class CallerJobs:
         """Stop a job, and delete its model.  False if it has ended meanwhile: then it may have a model now."""
         if job.status in OPEN:
             try:
-                job = await self.runner.ledger.cancel(caller, job.id)
+                job = await self.runner.job_leases.cancel(caller, job.id)
             except BadCall:
                 return False
             except NotFound:

@@ -22,7 +22,7 @@ SILENT: Final = 6.0
 SOME: Final = 20
 
 
-class Ledger:
+class JobLeases:
     def __init__(self, store: Store, events: Events, server: str, at_once: int) -> None:
         """server: an id that the processes of this server share.  at_once: concurrent trainings of all of them."""
         self.store = store

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from plugins.finetuning.api import Api
 from plugins.finetuning.caller_data import CallerJobs
 from plugins.finetuning.events import Events
-from plugins.finetuning.job_leases import Ledger
+from plugins.finetuning.job_leases import JobLeases
 from plugins.finetuning.reading import Datasets
 from plugins.finetuning.runner import Runner
 from plugins.finetuning.store import Store
@@ -56,10 +56,10 @@ class FineTuning:
         folder = Path(settings.folder).absolute()
         store = Store(host.database, host.clock, settings.max_jobs)
         events = Events(store)
-        ledger = Ledger(store, events, host.services.worker_info.server, settings.at_once)
+        job_leases = JobLeases(store, events, host.services.worker_info.server, settings.at_once)
         datasets = Datasets(host.files, folder, settings.min_examples, settings.max_file_bytes)
-        work = Work(host, ledger, events, datasets, settings.trainers, folder, settings.max_folder_bytes)
-        self.runner = Runner(work, ledger, host)
+        work = Work(host, job_leases, events, datasets, settings.trainers, folder, settings.max_folder_bytes)
+        self.runner = Runner(work, job_leases, host)
         self.api = Api(store, events, datasets, self.runner, settings.trainers, host, settings.who)
         self.periodic = PeriodicTasks(host.background)
         host.register_caller_data(CallerJobs(store, events, self.runner, host))

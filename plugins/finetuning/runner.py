@@ -13,14 +13,14 @@ from typing import Final
 
 from sqlalchemy import select
 
-from plugins.finetuning.job_leases import Ledger
+from plugins.finetuning.job_leases import JobLeases
 from plugins.finetuning.measures import clean
 from plugins.finetuning.reading import PREFIX as READ
 from plugins.finetuning.shared import Shared
 from plugins.finetuning.store import OPEN, Job
 from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import GRACE
-from plugins.finetuning.work import Overtaken, Work, trained_in
+from plugins.finetuning.work import LeaseLost, Work, trained_in
 from proxy.errors import Busy, ProxyError
 from proxy.host import Host, interruptible_sleep, shielded
 from proxy.wire.ids import new_id
@@ -43,9 +43,9 @@ VALIDATING: Final = "validating_files"
 
 
 class Runner:
-    def __init__(self, work: Work, ledger: Ledger, host: Host) -> None:
+    def __init__(self, work: Work, job_leases: JobLeases, host: Host) -> None:
         self.work = work
-        self.ledger = ledger
+        self.job_leases = job_leases
         self.host = host
         self.shared = Shared.of(host)
         self.wake = asyncio.Event()
@@ -73,9 +73,9 @@ class Runner:
             return None
         job, doing = None, {*self.shared.reading, *self.shared.training}
         if len(self.shared.reading) < READING:
-            job = await self.ledger.claim(VALIDATING, self.work.trainers, doing)
-        if job is None and len(self.shared.training) < self.ledger.at_once:
-            job = await self.ledger.claim("queued", self.work.trainers, doing)
+            job = await self.job_leases.claim(VALIDATING, self.work.trainers, doing)
+        if job is None and len(self.shared.training) < self.job_leases.at_once:
+            job = await self.job_leases.claim("queued", self.work.trainers, doing)
         return job
 
     def begin(self, job: Job) -> None:
@@ -92,12 +92,12 @@ class Runner:
         beating = self.host.background.start(self.beat(job), f"holding {job.id}")
         try:
             await (self.work.validate if job.status == VALIDATING else self.work.train)(job)
-        except Overtaken:
+        except LeaseLost:
             pass
         except asyncio.CancelledError:
             if job.id not in self.shared.stopped:
                 with suppress(Busy):
-                    await self.ledger.release(job, VALIDATING if job.status == VALIDATING else "queued")
+                    await self.job_leases.release(job, VALIDATING if job.status == VALIDATING else "queued")
             elif job.status != VALIDATING:
                 await shielded(self.work.unmade(job))
             raise
@@ -115,14 +115,14 @@ class Runner:
     async def failed(self, job: Job, error: ProxyError) -> None:
         told = {"code": error.code or "internal_error", "error": clean(str(error), 4000), "param": error.param or ""}
         with suppress(Busy):
-            await self.ledger.end(job, "failed", f"The job has failed: {error}", "error", **told)
+            await self.job_leases.end(job, "failed", f"The job has failed: {error}", "error", **told)
 
     async def beat(self, job: Job) -> None:
         """Send heartbeats, and stop the work if the job is no longer this process's."""
         while True:
             await asyncio.sleep(BEAT)
             with suppress(Busy):
-                if not await self.ledger.tell(job):
+                if not await self.job_leases.tell(job):
                     self.stop(job.id)
 
     def stop(self, id: str) -> None:
@@ -152,7 +152,7 @@ class Runner:
     async def put_aside(self, id: str, folder: Path, aside: Path) -> None:
         """Rename the folder unless it is needed.  Meanwhile the row is locked, so no process can take the job over and
         create a new folder, which would be deleted instead."""
-        async with self.ledger.database.writing() as connection:
+        async with self.job_leases.database.writing() as connection:
             row = (await connection.execute(select(JOBS).where(JOBS.c.id == id).with_for_update())).first()
             if row is None or not await self.needed(Job(*row), folder):
                 await asyncio.to_thread(renamed, folder, aside)
@@ -161,7 +161,7 @@ class Runner:
         done = await asyncio.to_thread(trained_in, folder) is not None
         if job.status in OPEN:  # another process of this server may hold it
             return bool(job.holder) or done
-        return job.status == "failed" and done and job.ended > self.ledger.store.micros(-KEPT)
+        return job.status == "failed" and done and job.ended > self.job_leases.store.micros(-KEPT)
 
     async def tidy(self) -> None:
         """Clean up what earlier servers left in the folder."""

@@ -19,7 +19,7 @@ from plugins.finetuning.events import Events
 from plugins.finetuning.forms import RATE
 from plugins.finetuning.gguf.adapter import Base, convert
 from plugins.finetuning.gguf.refusal import Unfit
-from plugins.finetuning.job_leases import Ledger
+from plugins.finetuning.job_leases import JobLeases
 from plugins.finetuning.measures import Measures
 from plugins.finetuning.reading import Datasets
 from plugins.finetuning.shared import Shared
@@ -47,7 +47,7 @@ COLUMNS: Final = ("step", "train_loss", "valid_loss", "train_mean_token_accuracy
                   "learning_rate", "epoch")  # fmt: skip
 
 
-class Overtaken(Exception):
+class LeaseLost(Exception):
     """Another process has taken the job over, or it was cancelled."""
 
 
@@ -56,7 +56,7 @@ class Work:
     """folder: contains a folder for each job.  most: maximum bytes of one of these."""
 
     host: Host
-    ledger: Ledger
+    job_leases: JobLeases
     events: Events
     datasets: Datasets
     trainers: Mapping[str, Trainer]
@@ -68,8 +68,8 @@ class Work:
     async def validate(self, job: Job) -> None:
         """Raises ProxyError if the files are invalid."""
         tokens = await self.files(job, None)
-        if not await self.ledger.release(job, "queued", "The files are valid; the job waits.", tokens=tokens):
-            raise Overtaken
+        if not await self.job_leases.release(job, "queued", "The files are valid; the job waits.", tokens=tokens):
+            raise LeaseLost
 
     async def files(self, job: Job, folder: Path | None) -> int:
         """The estimated number of training tokens.  folder: where to write the converted files, if they are needed."""
@@ -91,7 +91,7 @@ class Work:
     # --- training ------------------------------------------------------------------------------------
 
     async def train(self, job: Job) -> None:
-        """Raises ProxyError if it fails, and Overtaken."""
+        """Raises ProxyError if it fails, and LeaseLost."""
         trainer, folder = self.trainers[job.trainer], self.folder / job.id
         measures = Measures()
         if (run := await asyncio.to_thread(trained_in, folder)) is None:
@@ -103,14 +103,14 @@ class Work:
         await self.bring(job, trainer, run)
         trained = measures.trained or job.tokens * int(job.hypers["n_epochs"])
         words, results = f"The job has succeeded: ask for the model '{job.tuned}'.", await self.results(job)
-        if not await self.ledger.end(job, "succeeded", words, trained=trained, results=results):
+        if not await self.job_leases.end(job, "succeeded", words, trained=trained, results=results):
             await self.unmade(job)
-            raise Overtaken
+            raise LeaseLost
 
     async def begin(self, job: Job, folder: Path) -> Path:
         """Prepare a training.  Gives its folder, in the job's."""
-        if not await self.ledger.tell(job, done=0):
-            raise Overtaken
+        if not await self.job_leases.tell(job, done=0):
+            raise LeaseLost
         run = await made_anew(folder)
         await self.files(job, run)
         told = {
@@ -126,8 +126,8 @@ class Work:
             "suffix": job.suffix or None,
         }
         await asyncio.to_thread((run / "job.json").write_bytes, orjson.dumps(told, option=orjson.OPT_INDENT_2))
-        if not await self.ledger.tell(job, starts=job.starts + 1, began=self.ledger.store.micros()):
-            raise Overtaken
+        if not await self.job_leases.tell(job, starts=job.starts + 1, began=self.job_leases.store.micros()):
+            raise LeaseLost
         again = "Training begins again, because the server ended in the middle of it."
         await self.events.say(job.id, again if job.starts else "Training begins.", "warn" if job.starts else "info")
         return run
@@ -147,8 +147,8 @@ class Work:
     async def write(self, job: Job, measures: Measures) -> None:
         rows, marks = measures.taken()
         try:
-            if not await self.ledger.tell(job, done=measures.done, total=measures.total):
-                raise Overtaken
+            if not await self.job_leases.tell(job, done=measures.done, total=measures.total):
+                raise LeaseLost
             await self.events.add(job.id, rows)
             for one in marks:
                 await self.events.mark(job.id, one.name, one.step, one.metrics)
@@ -191,7 +191,7 @@ class Work:
         """Delete the model, and the file of results, of a job that was cancelled or deleted, but not if another process
         has taken it over."""
         with suppress(ProxyError):
-            now = await self.ledger.store.first(JOBS.c.id == job.id)
+            now = await self.job_leases.store.first(JOBS.c.id == job.id)
             if now is None or now.status == "cancelled":
                 with suppress(ProxyError):
                     await self.datasets.file_store.discard(job.owner, results_of(job))

@@ -11,8 +11,8 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.expiry import over
-from plugins.documents.index_tables import held
+from plugins.documents.expiry import expired_stores
+from plugins.documents.index_tables import shared_lock
 from plugins.documents.job_queue import OPEN
 from plugins.documents.parts import copy_parts, renumber
 from plugins.documents.payer import Payer
@@ -66,10 +66,10 @@ class Adding:
 
     async def hold(self, connection: AsyncConnection, collection: str) -> None:
         """Lock a vector store against deletion and expiry until the transaction ends."""
-        if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
+        if (await connection.execute(shared_lock(COLLECTIONS.c.id == collection))).first() is None:
             message = "The vector store has been deleted meanwhile."
             raise NotFound(message, param="vector_store_id", code="vector_store_not_found")
-        expired = (STORES.c.collection == collection) & over(self.store.now())
+        expired = (STORES.c.collection == collection) & expired_stores(self.store.now())
         if (await connection.execute(select(STORES.c.collection).where(expired))).first() is not None:
             message = f"The vector store '{collection}' has expired."
             raise BadCall(message, param="vector_store_id", code="vector_store_expired")

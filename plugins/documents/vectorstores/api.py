@@ -18,8 +18,8 @@ from plugins.documents.vectorstores.contents import Contents
 from plugins.documents.vectorstores.expiring import Expiring
 from plugins.documents.vectorstores.files import Files
 from plugins.documents.vectorstores.forms import AddFile, Asked, ChangeStore, Expiry, MakeStore, Page
-from plugins.documents.vectorstores.paging import Cut, listed
-from plugins.documents.vectorstores.searching import Searching, Wanted, checked
+from plugins.documents.vectorstores.paging import PageBounds, listed
+from plugins.documents.vectorstores.searching import Searching, StoreSearchRequest, checked
 from plugins.documents.vectorstores.stores import Stores, VectorStore, dumped
 from proxy.errors import BadCall, ProxyError
 from proxy.host import Host
@@ -90,7 +90,7 @@ class VectorStores:
             if (id := getattr(page, name)) is not None:
                 one = await self.stores.one(caller, id, name)
                 ends[name] = (one.at, one.id)
-        several, more = await self.stores.page(caller, Cut(page.limit, page.order == "asc", **ends))
+        several, more = await self.stores.page(caller, PageBounds(page.limit, page.order == "asc", **ends))
         counts = await self.stores.counts(several)
         return shapes.answer(listed([shapes.store(one, counts[one.id]) for one in several], more))
 
@@ -133,7 +133,7 @@ class VectorStores:
         if form.rewrite_query:
             queries = [await self.rewriter.alone(caller, one) for one in queries]
         payer = Payer(caller.name, caller.key)
-        wanted = Wanted(payer, stores, queries, form.max_num_results, filters, form.ranking_options)
+        wanted = StoreSearchRequest(payer, stores, queries, form.max_num_results, filters, form.ranking_options)
         found = await self.searching.run(wanted)
         data = [shapes.result(one) for one in found]
         told = {"search_query": queries, "data": data, "has_more": False, "next_page": None}

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, select
 
-from plugins.documents.expiry import there
+from plugins.documents.expiry import not_expired
 from plugins.documents.runner import Runner
 from plugins.documents.store import Item, Store
 from plugins.documents.tables import BATCHES, ITEMS, ORIGINS
 from plugins.documents.vectorstores.adding import Adding
 from plugins.documents.vectorstores.origins import WANTED, Origin, Origins
-from plugins.documents.vectorstores.paging import Cut, page
+from plugins.documents.vectorstores.paging import PageBounds, page
 from plugins.documents.vectorstores.stores import Stores, VectorStore, by_status, status_of
 from proxy.errors import NotFound
 
@@ -57,7 +57,7 @@ class Contents:
     runner: Runner
 
     def chosen(self, where: ColumnElement[bool]) -> Select[Any]:
-        seen = where & there(self.store.now())
+        seen = where & not_expired(self.store.now())
         return select(ITEMS, ORIGINS).outerjoin(ORIGINS, ORIGINS.c.item == ITEMS.c.id).where(seen)
 
     async def one(self, collection: str, file: str, param: str = "file_id") -> Entry:
@@ -70,7 +70,7 @@ class Contents:
             raise NotFound(message, param=param, code="file_not_found")
         return entry(row)
 
-    async def page(self, where: ColumnElement[bool], cut: Cut) -> tuple[list[Entry], bool]:
+    async def page(self, where: ColumnElement[bool], cut: PageBounds) -> tuple[list[Entry], bool]:
         async with self.store.database.reading() as connection:
             rows, more = await page(connection, self.chosen(where), ITEMS.c.at, ITEMS.c.id, cut)
         return [entry(row) for row in rows], more

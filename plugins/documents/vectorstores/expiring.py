@@ -7,8 +7,8 @@ from typing import Final
 
 from sqlalchemy import delete, select, update
 
-from plugins.documents.expiry import over
-from plugins.documents.index_tables import abandon, retire
+from plugins.documents.expiry import expired_stores
+from plugins.documents.index_tables import cancel_move, schedule_deletion
 from plugins.documents.runner import Runner
 from plugins.documents.tables import BATCHES, COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
 from plugins.documents.vectorstores.stores import Stores
@@ -30,7 +30,7 @@ class Expiring:
 
     async def tidy(self) -> None:
         """Empty expired vector stores.  Several processes may run it."""
-        which = over(self.stores.now()) & (STORES.c.expired != DONE)
+        which = expired_stores(self.stores.now()) & (STORES.c.expired != DONE)
         async with self.stores.database.reading() as connection:
             ids = list((await connection.execute(select(STORES.c.collection).where(which).limit(SOME))).scalars())
         for id in ids:
@@ -56,8 +56,8 @@ class Expiring:
             if (await connection.execute(some)).first() is not None:
                 return False
             if row is not None:
-                await abandon(connection, id, now)
-                await retire(connection, row.place, now)
+                await cancel_move(connection, id, now)
+                await schedule_deletion(connection, row.place, now)
                 elsewhere = {"place": new_id("col_"), "dimensions": 0}
                 await connection.execute(update(COLLECTIONS).where(which).values(**elsewhere))
             await connection.execute(delete(BATCHES).where(BATCHES.c.collection == id))

@@ -15,7 +15,7 @@ from plugins.documents.vectorstores.adding import New
 from plugins.documents.vectorstores.contents import Contents, Entry, of_batch
 from plugins.documents.vectorstores.forms import AddFile, AddFiles, ChangeFile, FilePage
 from plugins.documents.vectorstores.origins import no_file
-from plugins.documents.vectorstores.paging import Cut, listed
+from plugins.documents.vectorstores.paging import PageBounds, listed
 from plugins.documents.vectorstores.searching import alive
 from plugins.documents.vectorstores.stores import VectorStore, fits
 from proxy.host import Host
@@ -133,7 +133,7 @@ class Files:
             if (file := getattr(asked, name)) is not None:
                 item = (await self.contents.one(store.id, file, name)).item
                 ends[name] = (item.at, item.id)
-        entries, more = await self.contents.page(where, Cut(asked.limit, asked.order == "asc", **ends))
+        entries, more = await self.contents.page(where, PageBounds(asked.limit, asked.order == "asc", **ends))
         return shapes.answer(listed([shapes.file(one, store, self.size) for one in entries], more))
 
     # --- in batches ---

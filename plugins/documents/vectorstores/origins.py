@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, delete, select, update
 
 from plugins.documents.chunks import Cutter
 from plugins.documents.contents import Content
-from plugins.documents.files import Reader
-from plugins.documents.index_tables import held
-from plugins.documents.ingest import Overtaken
+from plugins.documents.files import FileConverter
+from plugins.documents.index_tables import shared_lock
+from plugins.documents.ingest import LeaseLost
 from plugins.documents.job_queue import Job
 from plugins.documents.parts import put_parts
 from plugins.documents.scratch import scratch
@@ -55,7 +55,7 @@ class Origins:
 
     database: Database
     file_access: FileAccess
-    reader: Reader
+    reader: FileConverter
     size: int
     most: int
 
@@ -89,13 +89,13 @@ class Origins:
                 await self.fill(job, content)
 
     async def fill(self, job: Job, content: Content) -> None:
-        """Store the text of a document in one transaction.  Raises Overtaken."""
+        """Store the text of a document in one transaction.  Raises LeaseLost."""
         async with self.database.writing(lasting=True) as connection:
-            if (await connection.execute(held(COLLECTIONS.c.id == job.collection))).first() is None:
-                raise Overtaken
+            if (await connection.execute(shared_lock(COLLECTIONS.c.id == job.collection))).first() is None:
+                raise LeaseLost
             told = update(ITEMS).where((ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version))
             if (await connection.execute(told.values(characters=content.characters))).rowcount != 1:
-                raise Overtaken
+                raise LeaseLost
             await connection.execute(delete(PARTS).where(PARTS.c.item == job.item))
             await put_parts(connection, job.item, job.version, content)
             await connection.execute(update(ORIGINS).where(ORIGINS.c.item == job.item).values(read=1, code=""))

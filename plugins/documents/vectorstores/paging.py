@@ -13,7 +13,7 @@ from proxy.types import JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class PageBounds:
     """The requested part of a list.  after, before: time and id of the rows around it."""
 
     limit: int
@@ -23,7 +23,7 @@ class Cut:
 
 
 async def page(
-    connection: AsyncConnection, query: Select[Any], at: ColumnElement[int], id: ColumnElement[str], cut: Cut
+    connection: AsyncConnection, query: Select[Any], at: ColumnElement[int], id: ColumnElement[str], cut: PageBounds
 ) -> tuple[Sequence[Any], bool]:
     """The rows of a page in their order, and whether there are more."""
     backwards = cut.before is not None and cut.after is None  # the page just before a known row

@@ -11,7 +11,7 @@ import orjson
 from plugins.documents.filters import FOUND, TOGETHER, condition
 from plugins.documents.payer import Payer
 from plugins.documents.scores import Hit
-from plugins.documents.search import Outcome, Search, Wish
+from plugins.documents.search import Outcome, Search, SearchRequest
 from plugins.documents.store import Item
 from plugins.documents.vectorstores.contents import Contents
 from plugins.documents.vectorstores.forms import Ranking
@@ -40,7 +40,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class StoreSearchRequest:
     """A search request.  filters: already validated."""
 
     payer: Payer
@@ -71,14 +71,14 @@ class Searching:
         await self.contents.stores.used(several)
         return several
 
-    async def run(self, wanted: Wanted) -> list[Result]:
+    async def run(self, wanted: StoreSearchRequest) -> list[Result]:
         """The results of all queries together, best first."""
         ranking = wanted.ranking or Ranking()
         found: dict[tuple[str, int], Result] = {}
         for query in wanted.queries:
             ids = [one.id for one in wanted.stores]
             plain = ranking.ranker == "none"
-            wish = Wish(
+            request = SearchRequest(
                 wanted.payer,
                 query,
                 wanted.top,
@@ -89,7 +89,7 @@ class Searching:
                 rerank=not plain,
                 closer=0 if plain else None,
             )
-            outcome = await self.search.run(wish)
+            outcome = await self.search.run(request)
             fit = self.fit(outcome.hits)
             for hit in outcome.hits:
                 made = self.result(hit, outcome, fit)

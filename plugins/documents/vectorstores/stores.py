@@ -12,10 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collections, readable
-from plugins.documents.expiry import DAY, kept, over
-from plugins.documents.index_tables import locked
+from plugins.documents.expiry import DAY, expired_stores, file_not_expired
+from plugins.documents.index_tables import exclusive_lock
 from plugins.documents.tables import COLLECTIONS, ITEMS, STORES
-from plugins.documents.vectorstores.paging import Cut, page
+from plugins.documents.vectorstores.paging import PageBounds, page
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.sql.database import Database
 from proxy.sql.transaction_lock import turn
@@ -132,7 +132,7 @@ class Stores:
             raise Denied("This vector store is shared with you for reading only.", code="read_only")
         return one
 
-    async def page(self, owner: str, cut: Cut) -> tuple[list[VectorStore], bool]:
+    async def page(self, owner: str, cut: PageBounds) -> tuple[list[VectorStore], bool]:
         query = self.chosen().where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
         async with self.database.reading() as connection:
             rows, more = await page(connection, query, COLLECTIONS.c.at, COLLECTIONS.c.id, cut)
@@ -144,9 +144,9 @@ class Stores:
             await self.rename(one, name)
         now = self.now()
         values = {**beside} | ({} if name is None else {"title": name})
-        active = case((over(now), STORES.c.active), else_=now)  # a change does not revive an expired store
+        active = case((expired_stores(now), STORES.c.active), else_=now)  # a change does not revive an expired store
         async with self.database.writing(lasting=True) as connection:
-            if (await connection.execute(locked(one.id))).first() is None:
+            if (await connection.execute(exclusive_lock(one.id))).first() is None:
                 raise unknown(one.id)
             mine = update(STORES).where(STORES.c.collection == one.id)
             if not (await connection.execute(mine.values(**values, active=active))).rowcount:
@@ -169,7 +169,7 @@ class Stores:
         ids = [one.id for one in several if one.active < now - FRESH]
         if ids:
             async with self.database.writing() as connection:
-                alive = STORES.c.collection.in_(ids) & ~over(now)
+                alive = STORES.c.collection.in_(ids) & ~expired_stores(now)
                 await connection.execute(update(STORES).where(alive).values(active=now))
 
     async def counts(self, several: Sequence[VectorStore]) -> dict[str, Counts]:
@@ -187,7 +187,7 @@ class Stores:
         cancelled = (ITEMS.c.error == CANCELLED).label("cancelled")
         sums = (func.sum(ITEMS.c.characters).label("characters"), func.sum(ITEMS.c.chunks).label("chunks"))
         query = select(key.label("key"), ITEMS.c.status, cancelled, func.count().label("documents"), *sums)
-        query = query.where(where & kept(self.now())).group_by(key, ITEMS.c.status, cancelled)
+        query = query.where(where & file_not_expired(self.now())).group_by(key, ITEMS.c.status, cancelled)
         async with self.database.reading() as connection:
             return (await connection.execute(query)).all()
 

@@ -12,7 +12,7 @@ from plugins.documents.rewriting import Rewriter
 from plugins.documents.scores import Hit
 from plugins.documents.search import Outcome
 from plugins.documents.vectorstores.forms import Tool
-from plugins.documents.vectorstores.searching import Result, Searching, Wanted, checked
+from plugins.documents.vectorstores.searching import Result, Searching, StoreSearchRequest, checked
 from proxy import forms
 from proxy.errors import BadCall
 from proxy.streams import begun
@@ -65,7 +65,9 @@ class FileSearch:
         call.progress("searching files")
         query = await self.rewriter.question(call, call.ask, place, question)
         top = tool.max_num_results or self.top
-        wanted = Wanted(Payer(call.caller, call.key), stores, [query], top, filters, tool.ranking_options, merge=True)
+        wanted = StoreSearchRequest(
+            Payer(call.caller, call.key), stores, [query], top, filters, tool.ranking_options, merge=True
+        )
         results = self.chosen(await self.searching.run(wanted))
         told = Searched((query,), tuple(map(shown, results)) if tool.results else None)
         outcome = Outcome(items={one.item.id: one.item for one in results})

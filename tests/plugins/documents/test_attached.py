@@ -14,7 +14,7 @@ from openai.types.conversations import ConversationItem as AnyItem
 from pydantic import TypeAdapter
 
 from plugins.documents.file_text import MOST, FileTextExtractor
-from plugins.documents.files import Reader
+from plugins.documents.files import FileConverter
 from proxy.errors import Busy
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, B
@@ -174,7 +174,7 @@ async def test_the_number_of_files_waiting_to_be_read_is_limited() -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"words"
 
-    extractor = FileTextExtractor(Reader(2**30, 30.0, 1000, asyncio.Semaphore(0)), 1000)
+    extractor = FileTextExtractor(FileConverter(2**30, 30.0, 1000, asyncio.Semaphore(0)), 1000)
     several = [asyncio.ensure_future(extractor.text("a.txt", pieces(), 1000)) for _ in range(MOST)]
     await asyncio.sleep(0)
     with pytest.raises(Busy):

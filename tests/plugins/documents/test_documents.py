@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from plugins.documents.filters import condition
-from plugins.documents.search import Search, Wish
+from plugins.documents.search import Search, SearchRequest
 from plugins.documents.store import Store
 from proxy.edge import request_reader
 from proxy.errors import UpstreamError
@@ -321,10 +321,10 @@ async def test_a_failing_model_of_a_shared_collection_does_not_prevent_a_search(
 ) -> None:
     whole = Search.vector
 
-    async def vector(self: Search, wish: Wish, model: str) -> Any:
+    async def vector(self: Search, request: SearchRequest, model: str) -> Any:
         if model == "demo-embed:latest":
             raise UpstreamError("It is not there any more.", "connect")
-        return await whole(self, wish, model)
+        return await whole(self, request, model)
 
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         await add(run, "Lanterns", TEXTS["Lanterns"])

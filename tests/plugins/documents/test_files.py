@@ -16,7 +16,7 @@ import docx
 import pytest
 import uvloop
 
-from plugins.documents.files import Reader
+from plugins.documents.files import FileConverter
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, ask, config, titles
 
@@ -190,7 +190,7 @@ def test_reading_a_file_does_not_fork_the_server() -> None:
     os.register_at_fork(before=lambda: forks.append(1))
 
     async def read() -> str:
-        reader = Reader(2**30, 30.0, 1000, asyncio.Semaphore(1))
+        reader = FileConverter(2**30, 30.0, 1000, asyncio.Semaphore(1))
         with tempfile.TemporaryFile() as file:
             file.write(b"words")
             async with reader.content(file, "a.txt") as content:

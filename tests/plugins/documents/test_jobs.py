@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import update
 
 from plugins.documents import index_upkeep, ingest, runner
-from plugins.documents.job_queue import LEASE, SILENT, Job, Ledger
+from plugins.documents.job_queue import LEASE, SILENT, Job, JobQueue
 from plugins.documents.repair import Repair
 from plugins.documents.store import Item
 from plugins.documents.tables import JOBS
@@ -114,14 +114,14 @@ async def check_added_again(run: Running) -> None:
 async def test_the_runner_survives_an_unexpected_exception(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim, odd = Ledger.claim, [RuntimeError("odd")]
+    claim, odd = JobQueue.claim, [RuntimeError("odd")]
 
-    async def claimed(self: Ledger, *given: Any, **named: Any) -> Job | None:
+    async def claimed(self: JobQueue, *given: Any, **named: Any) -> Job | None:
         if odd:
             raise odd.pop()
         return await claim(self, *given, **named)
 
-    monkeypatch.setattr(Ledger, "claim", claimed)
+    monkeypatch.setattr(JobQueue, "claim", claimed)
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         await add(run, "Lanterns", TEXTS["Lanterns"])
         assert not odd
@@ -138,10 +138,10 @@ async def test_a_table_that_cannot_be_optimised_does_not_block_the_others(monkey
             both.set()
 
     monkeypatch.setattr(index_upkeep, "EVERY", 0)
-    tender = index_upkeep.Tender(Odd("nowhere"), Watch())
-    tender.note("odd", index_upkeep.ROWS)
-    tender.note("even", index_upkeep.ROWS)
-    running = asyncio.ensure_future(tender.run())
+    upkeep = index_upkeep.IndexUpkeep(Odd("nowhere"), Watch())
+    upkeep.note("odd", index_upkeep.ROWS)
+    upkeep.note("even", index_upkeep.ROWS)
+    running = asyncio.ensure_future(upkeep.run())
     async with asyncio.timeout(10):
         await both.wait()
     running.cancel()
@@ -248,11 +248,11 @@ async def test_a_failure_after_another_process_finished_the_job_deletes_nothing(
 
     async def done(self: ingest.Ingest, job: Job, item: Item) -> None:
         """Finish the job, as another process would."""
-        mine, self.ledger.name = self.ledger.name, "another"
+        mine, self.job_queue.name = self.job_queue.name, "another"
         async with self.store.database.writing() as connection:
             await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(holder="another"))
         await self.run(job, item, await self.collections.one(item.owner, item.collection))
-        self.ledger.name = mine
+        self.job_queue.name = mine
 
     async def noted(self: runner.Runner, *given: Any) -> None:
         await fail(self, *given)
@@ -343,7 +343,7 @@ async def test_late_clean_up_of_a_cancelled_job_does_not_delete_a_new_upload(
 async def test_clean_up_after_a_cancellation_is_completed_even_if_slow(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remove, progress, ollama = Lance.remove, Ledger.progress, Simulator(faults=[STALL])
+    remove, progress, ollama = Lance.remove, JobQueue.progress, Simulator(faults=[STALL])
     clearing, beaten, ready, cleared = (asyncio.Event() for _ in range(4))
 
     async def removed(self: Lance, *given: Any) -> None:
@@ -352,14 +352,14 @@ async def test_clean_up_after_a_cancellation_is_completed_even_if_slow(
         await remove(self, *given)
         cleared.set()
 
-    async def noted(self: Ledger, *given: Any) -> bool:
+    async def noted(self: JobQueue, *given: Any) -> bool:
         if not (mine := await progress(self, *given)):
             beaten.set()
         return mine
 
     monkeypatch.setattr(runner, "LEASE", 0.03)
     monkeypatch.setattr(Lance, "remove", removed)
-    monkeypatch.setattr(Ledger, "progress", noted)
+    monkeypatch.setattr(JobQueue, "progress", noted)
     async with start(config(database_url, tmp_path), ollama) as run, asyncio.timeout(40):
         told = await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
         await ollama.until(lambda: ollama.calls["/api/embed"] > 0)
@@ -522,7 +522,7 @@ async def test_a_process_with_a_fast_clock_takes_no_job_from_a_live_one(
         await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
         await ollama.until(lambda: ollama.calls["/api/embed"] > 0)
         watch = Watch(time.time() + 3600)
-        ahead = Ledger(run.server.services.state["database"], watch, "another")
+        ahead = JobQueue(run.server.services.state["database"], watch, "another")
         ahead.holder.here = "elsewhere:"
         assert await ahead.claim() is None
         watch.move(SILENT)

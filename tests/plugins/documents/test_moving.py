@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from plugins.documents import api, moving, plugin, repair
-from plugins.documents.job_queue import Ledger
+from plugins.documents.job_queue import JobQueue
 from plugins.documents.moving import Moves
 from plugins.documents.store import Item
 from plugins.documents.tables import ITEMS
@@ -202,7 +202,7 @@ async def test_a_document_that_becomes_ready_after_the_move_is_indexed_in_the_ne
 ) -> None:
     async with start(config(database_url, tmp_path), ollama()) as run:
         await fill(run)
-        gate = Gate(monkeypatch, Ledger, "finish")
+        gate = Gate(monkeypatch, JobQueue, "finish")
         late = await ask(run, "POST", "/documents", A, 202, title="Late", content="A late bell rings.", wait=0)
         await gate.reached.wait()
         assert (await ended(run, (await move(run))["moving"]["job_id"]))["status"] == "done"

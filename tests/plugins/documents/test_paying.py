@@ -111,10 +111,10 @@ async def test_a_keys_budget_applies_to_its_uploads(start: Start, tmp_path: Path
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, rule)) as run:
         (_, first), (_, second) = await keys(run, 2)
         await ask(run, "POST", "/documents", first, 201, title="Lanterns", content=TEXTS["Lanterns"], wait=30)
-        wish = {"query": WHO, "words": 0.5}
-        told = await ask(run, "POST", "/search", first, 429, **wish)
+        request = {"query": WHO, "words": 0.5}
+        told = await ask(run, "POST", "/search", first, 429, **request)
         assert told["error"]["code"] == "insufficient_quota"
-        await ask(run, "POST", "/search", second, 200, **wish)
+        await ask(run, "POST", "/search", second, 200, **request)
 
 
 async def test_a_document_is_indexed_for_its_key_although_the_key_was_revoked_meanwhile(

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from plugins.documents.scores import Hit
-from plugins.documents.weighing import KEPT, POOR, SAMPLE, Eye, Weigher, coverage, eye, weight
+from plugins.documents.weighing import KEPT, POOR, SAMPLE, ModelQuality, Weigher, coverage, model_quality, weight
 from proxy.stores.vectors import Row
 from proxy.upstreams.demo import embedding
 from proxy.upstreams.demo.vectors import Vector, unit, vector
 from tests.conftest import Start
 from tests.plugins.documents.asking import A, ask, config, fill
 
-GOOD = Eye(1.0, 0.5)
+GOOD = ModelQuality(1.0, 0.5)
 
 
 def hit(text: str, words: float, cosine: float = 0.5, model: str = "m") -> Hit:
@@ -32,10 +32,10 @@ def knowing(text: str, dimensions: int) -> Vector:
 
 
 def test_a_model_gets_weight_if_its_answers_are_nearer_than_other_texts() -> None:
-    assert eye(np.array([vector(text, 384) for text in SAMPLE])).trust == 0
-    good = eye(np.array([knowing(text, 384) for text in SAMPLE]))
+    assert model_quality(np.array([vector(text, 384) for text in SAMPLE])).trust == 0
+    good = model_quality(np.array([knowing(text, 384) for text in SAMPLE]))
     assert good.trust == 1 and good.apart > 0.1
-    same = eye(np.tile(vector("one", 384), (len(SAMPLE), 1)))
+    same = model_quality(np.tile(vector("one", 384), (len(SAMPLE), 1)))
     assert (same.trust, round(same.apart, 6)) == (0, 0), "the model sees no difference at all"
 
 
@@ -68,8 +68,8 @@ def test_each_score_counts_as_much_as_it_discriminates() -> None:
     assert weight(GOOD, 0.4, [0.6, 0.2]) == pytest.approx(1 / 3), "the question is paraphrased"
     assert weight(GOOD, 0.8, [0.4, 0.3]) == pytest.approx(0.8), "none is clearly nearer"
     assert weight(GOOD, 0.0, [0.4, 0.4]) == 0 and weight(GOOD, 0.5, [0.4]) == 1
-    assert weight(Eye(0.0, 0.0), 0.8, [0.6, 0.2]) == weight(GOOD, 0.8, []) == POOR
-    assert weight(Eye(0.5, 0.5), 0.8, [0.6, 0.2]) == pytest.approx(0.6), "half way"
+    assert weight(ModelQuality(0.0, 0.0), 0.8, [0.6, 0.2]) == weight(GOOD, 0.8, []) == POOR
+    assert weight(ModelQuality(0.5, 0.5), 0.8, [0.6, 0.2]) == pytest.approx(0.6), "half way"
 
 
 def test_each_model_has_its_own_weight_and_the_number_stored_is_bounded() -> None:
@@ -80,7 +80,7 @@ def test_each_model_has_its_own_weight_and_the_number_stored_is_bounded() -> Non
     assert 0 < told["m"] < POOR and told["n"] == POOR
     for number in range(KEPT + 5):
         weigher.learn(f"model{number}", np.eye(len(SAMPLE), dtype=np.float32))
-    assert len(weigher.eyes) == KEPT and "m" not in weigher.eyes
+    assert len(weigher.qualities) == KEPT and "m" not in weigher.qualities
 
 
 async def test_a_search_reports_the_weight_of_words(

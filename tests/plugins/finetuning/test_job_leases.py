@@ -13,7 +13,7 @@ import pytest
 
 from plugins.finetuning import caller_data, job_leases, runner, shapes
 from plugins.finetuning.events import Events
-from plugins.finetuning.job_leases import LEASE, SILENT, Ledger
+from plugins.finetuning.job_leases import LEASE, SILENT, JobLeases
 from plugins.finetuning.store import Job, Store
 from plugins.finetuning.tables import FEATURE
 from proxy.errors import BadCall, NotFound
@@ -31,39 +31,39 @@ async def store(database_url: str) -> AsyncIterator[Store]:
     await database.aclose()
 
 
-def ledger(store: Store, process: str, server: str = "s1", at_once: int = 1) -> Ledger:
-    """The ledger of another machine, whose processes cannot be seen from here."""
-    made = Ledger(store, Events(store), server, at_once)
+def leases_of(store: Store, process: str, server: str = "s1", at_once: int = 1) -> JobLeases:
+    """The job leases of another machine, whose processes cannot be seen from here."""
+    made = JobLeases(store, Events(store), server, at_once)
     made.holder.here, made.holder.name = f"{process}:", f"{process}:1:{server}"
     return made
 
 
 async def queued(store: Store, *ids: str) -> None:
-    first = ledger(store, "reader")
+    first = leases_of(store, "reader")
     for id in ids:
         await store.add({**JOB, "id": id, "tuned": id})
         job = await first.claim("validating_files", ["small"])
         assert job is not None and await first.release(job, "queued")
 
 
-async def claimed(one: Ledger) -> str | None:
+async def claimed(one: JobLeases) -> str | None:
     job = await one.claim("queued", ["small"])
     return None if job is None else job.id
 
 
 async def test_a_server_runs_one_training_at_a_time_across_its_processes(store: Store) -> None:
     await queued(store, "a", "b", "c")
-    first, second, other = ledger(store, "p1"), ledger(store, "p2"), ledger(store, "p3", "s2")
+    first, second, other = leases_of(store, "p1"), leases_of(store, "p2"), leases_of(store, "p3", "s2")
     assert await claimed(first) == "a"
     assert await claimed(second) is None and await claimed(first) is None
     assert await claimed(other) == "b"
-    assert await claimed(ledger(store, "p2", at_once=2)) == "c"
+    assert await claimed(leases_of(store, "p2", at_once=2)) == "c"
     assert await first.claim("queued", ["large"]) is None
 
 
 async def test_a_job_whose_lease_expired_is_taken_over_by_another_process(store: Store) -> None:
     await queued(store, "a")
-    first, second = ledger(store, "p1"), ledger(store, "p2")
+    first, second = leases_of(store, "p1"), leases_of(store, "p2")
     job = await first.claim("queued", ["small"])
     assert job is not None and await first.tell(job, starts=1)
     assert isinstance(store.clock, Watch)
@@ -78,7 +78,7 @@ async def test_a_job_whose_lease_expired_is_taken_over_by_another_process(store:
 
 async def test_a_clock_set_forward_takes_no_job_from_a_live_process(store: Store) -> None:
     await queued(store, "a", "b")
-    first, second = ledger(store, "p1"), ledger(store, "p2")
+    first, second = leases_of(store, "p1"), leases_of(store, "p2")
     job = await first.claim("queued", ["small"])
     assert job is not None and isinstance(store.clock, Watch)
     for _ in range(3):
@@ -89,7 +89,7 @@ async def test_a_clock_set_forward_takes_no_job_from_a_live_process(store: Store
 
 async def test_a_process_does_not_claim_a_job_that_it_is_running(store: Store) -> None:
     await queued(store, "a")
-    first = ledger(store, "p1")
+    first = leases_of(store, "p1")
     assert await claimed(first) == "a"
     assert isinstance(store.clock, Watch)
     store.clock.move(LEASE + 1)
@@ -101,8 +101,8 @@ async def test_running_trainings_do_not_hide_claimable_jobs(store: Store, monkey
     monkeypatch.setattr(job_leases, "SOME", 2)
     store.most_open = 9
     await queued(store, "a", "b", "c", "d", "e")
-    here, dead = Ledger(store, Events(store), "s1", 9), Ledger(store, Events(store), "s2", 9)
-    living = Ledger(store, Events(store), "s3", 9)
+    here, dead = JobLeases(store, Events(store), "s1", 9), JobLeases(store, Events(store), "s2", 9)
+    living = JobLeases(store, Events(store), "s3", 9)
     living.holder.name = f"{living.holder.here}{os.getppid()}:s3"
     assert [await claimed(one) for one in (living, living, living)] == ["a", "b", "c"]
     dead.holder.name = f"{dead.holder.here}{os.getpid()}:s2"
@@ -112,15 +112,15 @@ async def test_running_trainings_do_not_hide_claimable_jobs(store: Store, monkey
 
 async def test_a_cancelled_job_is_not_claimed(store: Store) -> None:
     await queued(store, "a")
-    first = ledger(store, "p1")
+    first = leases_of(store, "p1")
     job = await first.claim("queued", ["small"])
     assert job is not None
-    await ledger(store, "p9").cancel("alice", "a")
+    await leases_of(store, "p9").cancel("alice", "a")
     assert not await first.tell(job) and not await first.release(job, "queued")
     with pytest.raises(BadCall, match="its status is 'cancelled'"):
-        await ledger(store, "p9").cancel("alice", "a")
+        await leases_of(store, "p9").cancel("alice", "a")
     with pytest.raises(NotFound):
-        await ledger(store, "p9").cancel("bob", "a")
+        await leases_of(store, "p9").cancel("bob", "a")
 
 
 async def test_unfinished_jobs_per_caller_are_limited(store: Store) -> None:
@@ -129,7 +129,7 @@ async def test_unfinished_jobs_per_caller_are_limited(store: Store) -> None:
         await store.add({**JOB, "id": "f"})
     assert found.value.code == "too_many_jobs" and await store.owned("alice", 10) != []
     await store.add({**JOB, "id": "g", "owner": "bob"})
-    await ledger(store, "p9").cancel("alice", "a")
+    await leases_of(store, "p9").cancel("alice", "a")
     await store.add({**JOB, "id": "f"})
 
 
@@ -141,7 +141,7 @@ async def test_unfinished_jobs_per_caller_are_limited_for_concurrent_requests_to
 
 async def test_jobs_with_a_model_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plugins.finetuning.store.MOST", 1)
-    one = ledger(store, "p1")
+    one = leases_of(store, "p1")
     await queued(store, "a", "b", "c")
     job = await one.claim("queued", ["small"])
     assert job is not None and await one.end(job, "succeeded", "Done.")
@@ -160,7 +160,7 @@ async def test_a_job_deleted_during_an_export_does_not_affect_the_others(
     monkeypatch.setattr(caller_data, "CHUNK", 1)
     for id in "abc":
         await store.add({**JOB, "id": id, "metadata": "{}"})
-    runner: Any = None  # neither the ledger nor a host is asked
+    runner: Any = None  # neither the leases nor a host is asked
     told = caller_data.CallerJobs(store, Events(store), runner, runner).export("alice")
     first = await anext(told)
     assert first["id"] == "c" and await store.remove("alice", ["c"]) == 1
@@ -169,7 +169,7 @@ async def test_a_job_deleted_during_an_export_does_not_affect_the_others(
 
 async def test_an_absurd_number_of_steps_can_be_serialised(store: Store) -> None:
     await queued(store, "a")
-    job = await ledger(store, "p1").claim("queued", ["small"])
+    job = await leases_of(store, "p1").claim("queued", ["small"])
     assert job is not None
     told = shapes.job(job._replace(began=1, done=1, total=2**62, metadata="{}"), 2**50)
     assert orjson.dumps(told) and told["estimated_finish"] == (2**50 + 10**15) // 1_000_000

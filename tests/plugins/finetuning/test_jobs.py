@@ -19,7 +19,7 @@ from sqlalchemy import update
 
 from plugins.finetuning import runner, trainer, work
 from plugins.finetuning.api import Api
-from plugins.finetuning.job_leases import Ledger
+from plugins.finetuning.job_leases import JobLeases
 from plugins.finetuning.runner import Runner
 from plugins.finetuning.store import Job, Store
 from plugins.finetuning.tables import JOBS as JOBS_TABLE
@@ -344,15 +344,15 @@ async def test_a_model_trained_across_a_reload_goes_to_the_new_upstream(
 async def test_retrying_the_end_of_a_job_creates_one_results_file(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end, away = Ledger.end, [True]
+    end, away = JobLeases.end, [True]
 
-    async def ending(self: Ledger, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
+    async def ending(self: JobLeases, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
         if away and away.pop():
             await self.release(job, "queued")
             raise Busy("away")
         return await end(self, job, status, words, level, **told)
 
-    monkeypatch.setattr(Ledger, "end", ending)
+    monkeypatch.setattr(JobLeases, "end", ending)
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         job = await until(run, (await tune(run))["id"])
         assert job["status"] == "succeeded" and not away
@@ -365,15 +365,15 @@ async def test_a_job_that_is_cancelled_just_before_its_end_leaves_no_file_of_res
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     """late: its process hears of it only when it wants to end the job."""
-    end, kept, go, ends = Ledger.end, asyncio.Event(), asyncio.Event(), list[bool]()
+    end, kept, go, ends = JobLeases.end, asyncio.Event(), asyncio.Event(), list[bool]()
 
-    async def ending(self: Ledger, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
+    async def ending(self: JobLeases, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
         kept.set()
         await go.wait()
         ends.append(await end(self, job, status, words, level, **told))
         return ends[-1]
 
-    monkeypatch.setattr(Ledger, "end", ending)
+    monkeypatch.setattr(JobLeases, "end", ending)
     if late:
         monkeypatch.setattr(runner.Runner, "stop", lambda *_: None)
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
@@ -444,7 +444,7 @@ async def test_the_estimate_of_a_restarted_training_ignores_the_time_before(star
     async with start(settings) as run:
         id = (await tune(run))["id"]
         await noted(note)
-        async with runner_of(run).ledger.database.writing() as connection:
+        async with runner_of(run).job_leases.database.writing() as connection:
             await connection.execute(update(JOBS_TABLE).values(began=1))  # long ago
     note.unlink()
     async with start(settings) as run:
@@ -517,7 +517,7 @@ async def test_deleting_a_folder_does_not_affect_the_process_that_takes_the_job_
     async with start(config(database_url, tmp_path)) as run:
         runner = runner_of(run)
         row = {"id": "ftjob-1", "owner": "alice", "model": "demo", "trainer": "of another server", "hyper": "{}"}
-        await runner.ledger.store.add(row)
+        await runner.job_leases.store.add(row)
         folder.mkdir(parents=True)
         (folder / "old").touch()
         monkeypatch.setattr(shutil, "rmtree", taken_up)
