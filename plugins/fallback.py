@@ -52,7 +52,7 @@ Link: TypeAlias = str | Other
 
 
 @dataclass(slots=True)
-class Trail:
+class FailureTrail:
     """What was tried, and why it failed."""
 
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Trail:
         return ", ".join([*steps, last] if last else steps)
 
 
-class Waiting:
+class StartDeadline:
     """A time limit on the current task until a stream begins.  `asyncio.timeout` cancels without a message."""
 
     def __init__(self, limit: float) -> None:
@@ -150,12 +150,12 @@ class Fallback:
         try:
             return await self.asked(call, call_next, self.impatient(links))
         except ProxyError as error:
-            trail = Trail()
+            trail = FailureTrail()
             trail.add(call, error, self.host.models.named(call.model))
             return await self.elsewhere(call, call_next, links, trail, error)
 
     async def elsewhere(
-        self, call: Call, call_next: Handler, links: tuple[Link, ...], trail: Trail, error: ProxyError
+        self, call: Call, call_next: Handler, links: tuple[Link, ...], trail: FailureTrail, error: ProxyError
     ) -> Reply:
         """The first successful answer of a fallback; otherwise raises the last failure, which lists all others.
 
@@ -180,7 +180,7 @@ class Fallback:
                 return noted(reply, trail, here)
         raise blamed(error, trail)
 
-    def was_there(self, link: Link, here: Call, trail: Trail) -> bool:
+    def was_there(self, link: Link, here: Call, trail: FailureTrail) -> bool:
         """Whether the upstream that the fallback names has just failed with this model."""
         upstream = link.upstream if isinstance(link, Other) else None
         return upstream is not None and (self.host.models.named(here.model), upstream) in trail.places
@@ -233,7 +233,7 @@ class Fallback:
         limit = self.settings.first_token
         if limit is None or not impatient or not call.stream:
             return await call_next(call)
-        waiting = Waiting(limit)
+        waiting = StartDeadline(limit)
         try:
             return await call_next(call)
         except asyncio.CancelledError:
@@ -261,7 +261,7 @@ class Fallback:
         return {"overloaded"} if isinstance(error, TooMany) else set()
 
 
-def noted(reply: Reply, trail: Trail, here: Call) -> Reply:
+def noted(reply: Reply, trail: FailureTrail, here: Call) -> Reply:
     told = trail.in_words(place_of(here))
     log.warning("request %s fell back: %s", here.id, told)
     return reply.noting(fallback=told, attempts=str(trail.attempts + int(reply.facts.get("attempts", "1"))))
@@ -279,7 +279,7 @@ def place_of(call: Call) -> str:
     return f"{call.model} at {upstream}" if upstream else call.model
 
 
-def blamed(error: ProxyError, trail: Trail) -> ProxyError:
+def blamed(error: ProxyError, trail: FailureTrail) -> ProxyError:
     """The last failure, with a list of everything that was tried."""
     if len(trail.failures) > 1:
         error = error.copied()

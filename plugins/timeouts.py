@@ -33,7 +33,7 @@ class Timeouts:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.clock = host.clock
-        self.sweep = Sweep(host.clock)
+        self.sweep = WatchTimer(host.clock)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         limits, deadline, watches = self.settings, self.deadline(call), self.sweep.watches
@@ -124,7 +124,7 @@ class Watch:
             raise error from None
 
 
-class Sweep:
+class WatchTimer:
     """One timer for all watches, so that a call needs none of its own; late by at most twice TICK."""
 
     def __init__(self, clock: Clock) -> None:

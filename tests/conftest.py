@@ -22,7 +22,7 @@ import aiohttp
 import openai
 import pytest
 
-from plugins.timeouts import Sweep, Watch
+from plugins.timeouts import Watch, WatchTimer
 from proxy import config as configuration
 from proxy import registry
 from proxy.clock import Clock
@@ -213,7 +213,7 @@ class Late:
     """Late()(run): advances the server's clock past every limit of `timeouts` for the calls that wait by then."""
 
     def __init__(self) -> None:
-        self.sweeps: list[Sweep] = []
+        self.sweeps: list[WatchTimer] = []
 
     async def __call__(self, run: Running) -> None:
         # A wait begins when it has been checked once.
@@ -237,7 +237,7 @@ class Late:
 def late(monkeypatch: pytest.MonkeyPatch) -> Late:
     limits = Late()
 
-    class Noted(Sweep):
+    class Noted(WatchTimer):
         def __init__(self, clock: Clock) -> None:
             super().__init__(clock)
             limits.sweeps.append(self)

@@ -128,7 +128,7 @@ class Flight(Struct, eq=False):
             while not (self.events or self.over):
                 await self.news()
             if self.error is not None and not self.events:
-                raise own(self.error)
+                raise copied_error(self.error)
         except BaseException as error:
             self.leave(call, reader, error.args)
             raise
@@ -148,14 +148,14 @@ class Flight(Struct, eq=False):
         while True:
             if not pays and self.payer is reader:
                 pays = True
-                yield owed(self.events[:at])
+                yield payment_event(self.events[:at])
             while at < len(self.events):
                 new, at = self.events[at:], len(self.events)
                 for event in self.cut(new, call):
                     yield event
             if self.over:
                 if self.error is not None:
-                    raise own(self.error)
+                    raise copied_error(self.error)
                 return
             await self.news()
 
@@ -180,7 +180,7 @@ def name_of(where: str, call: Call) -> str:
     return where if call.models is None else f"{where} {sorted(call.models)}"
 
 
-def owed(events: Sequence[Event]) -> Owed:
+def payment_event(events: Sequence[Event]) -> Owed:
     """The event that makes a reader the payer, with the usage that it has already seen in these events."""
     told = next((event for event in reversed(events) if isinstance(event, Usage)), None)
     if told is None:
@@ -189,6 +189,6 @@ def owed(events: Sequence[Event]) -> Owed:
     return Owed(*known, told.load_ns, told.prompt_ns, told.eval_ns, told.thinking_tokens)
 
 
-def own(error: Exception) -> Exception:
+def copied_error(error: Exception) -> Exception:
     """A copy of an error for one reader, since plugins around it may add details."""
     return error.copied() if isinstance(error, ProxyError) else error

@@ -24,7 +24,7 @@ MOST: Final = 1024
 """Maximum number of answers waiting or being written; if the store is slower, further ones are not cached."""
 
 
-class Place(Struct, frozen=True):
+class EntryPlace(Struct, frozen=True):
     """Where the answer to a call is cached.
 
     where: the key.  told: what the key is a digest of.  ttl: seconds.  stamp: the model's, as in the key.
@@ -49,7 +49,7 @@ class Item:
     """An answer to be written.  born: Unix seconds; largest: maximum bytes of an entry."""
 
     store: KeyValue
-    place: Place
+    place: EntryPlace
     entry: Entry
     born: float
     largest: int

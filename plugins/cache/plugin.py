@@ -16,11 +16,11 @@ from plugins.cache.directives import CONTROL, FIELD, TTL, Directives, NotKept, d
 from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight, name_of
 from plugins.cache.invalidations import Invalidations
-from plugins.cache.outbox import Item, Outbox, Place
-from plugins.cache.semantic import Near, Semantic
+from plugins.cache.outbox import EntryPlace, Item, Outbox
+from plugins.cache.semantic import Question, Semantic
 from plugins.cache.semantic import Settings as SemanticSettings
 from plugins.cache.stats import Stats
-from plugins.cache.vectors import Terms, Vectors, only_key
+from plugins.cache.vectors import CachingTerms, Vectors, only_key
 from proxy.announcements import Rated
 from proxy.config import Strict
 from proxy.errors import UpstreamError
@@ -103,7 +103,7 @@ class Cache:
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
             where += f":{directives.only}:{directives.oldest}"  # a shared call applies its first caller's directives
-            terms = Terms(stamp, tenant, self.ttl(directives))
+            terms = CachingTerms(stamp, tenant, self.ttl(directives))
             call_next = partial(self.vectors.answered, call_next, directives, terms)
             digest = only_key(call, call.ask, stamp)
         elif directives.reads and (kept := await self.found(where, directives, call, digest)) is not None:
@@ -114,7 +114,7 @@ class Cache:
             return kept
         if directives.only and not isinstance(call.ask, Embed):
             raise NotKept
-        place = Place(where, call, tenant, told, self.ttl(directives), stamp, name_of(where, call))
+        place = EntryPlace(where, call, tenant, told, self.ttl(directives), stamp, name_of(where, call))
         flying = self.flying(place) if directives.reads else None
         reply = await (flying.joined(call) if flying is not None else self.begun(place, call_next, near))
         return self.noted(call, reply, digest)
@@ -188,7 +188,7 @@ class Cache:
             return None
         return entry.of_kept(kept)
 
-    def flying(self, place: Place) -> Flight | None:
+    def flying(self, place: EntryPlace) -> Flight | None:
         """The generation in progress that the call can join; None if its entry was cleared after it began."""
         name = place.flight
         if (flying := self.flights.get(name)) is None:
@@ -198,7 +198,7 @@ class Cache:
             return None
         return flying
 
-    def begun(self, place: Place, call_next: Handler, near: Near | None) -> Awaitable[Reply]:
+    def begun(self, place: EntryPlace, call_next: Handler, near: Question | None) -> Awaitable[Reply]:
         """Start a generation that others can join; gives the reply for its first caller."""
         flight = Flight.of(self.clock.monotonic(), partial(self.keep, place, near), place.call.deadline)
         reply = flight.begun_by(place.call, call_next, self.host.background)
@@ -206,7 +206,7 @@ class Cache:
             self.flights.setdefault(place.flight, flight)
         return reply
 
-    def keep(self, place: Place, near: Near | None, flight: Flight) -> None:
+    def keep(self, place: EntryPlace, near: Question | None, flight: Flight) -> None:
         """Called when a flight can no longer be joined: cache its answer if complete and not cleared meanwhile."""
         if self.flights.get(place.flight) is flight:
             del self.flights[place.flight]
@@ -230,13 +230,13 @@ class Cache:
 
     # --- similar questions -----------------------------------------------------------------------------
 
-    async def near(self, where: str, call: Call, directives: Directives, stamp: str, tenant: str) -> Near | None:
+    async def near(self, where: str, call: Call, directives: Directives, stamp: str, tenant: str) -> Question | None:
         """The call's question as a vector, to find similar ones; None if that is off or refused, or a flight exists."""
         if self.semantic is None or not directives.reads or where in self.flights:
             return None
         return await self.semantic.near(where, call, stamp, tenant)
 
-    async def like(self, near: Near, directives: Directives, call: Call, call_next: Handler) -> Reply | None:
+    async def like(self, near: Question, directives: Directives, call: Call, call_next: Handler) -> Reply | None:
         """The cached answer to a question that means the same, if there is one and the call accepts its age."""
         if self.semantic is None:
             return None
@@ -251,7 +251,7 @@ class Cache:
             return reply.noting(**{"cache-similarity": f"{cosine:.4f}"})
         return None
 
-    async def audited(self, call: Call, call_next: Handler, near: Near, where: str) -> None:
+    async def audited(self, call: Call, call_next: Handler, near: Question, where: str) -> None:
         """Check a semantic hit against a new answer; if it was wrong, this question does not get it again."""
         kept = self.outbox.get(self.store, where) or await self.looked_up(where)
         if self.semantic is None or kept is None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NOTHING: Final = Usage(None, 0)
 
 
-class Terms(Struct, frozen=True):
+class CachingTerms(Struct, frozen=True):
     """How the texts of a call are cached: their model's stamp, the tenant, and the time to live in seconds."""
 
     stamp: str
@@ -45,7 +45,7 @@ class Vectors:
         self.invalidations = invalidations
         self.host = host
 
-    async def answered(self, call_next: Handler, directives: Directives, terms: Terms, call: Call) -> Reply:
+    async def answered(self, call_next: Handler, directives: Directives, terms: CachingTerms, call: Call) -> Reply:
         """The vectors of all texts in the order requested: cached ones, and the rest from the upstream."""
         ask = call.ask
         if not isinstance(ask, Embed) or not ask.inputs:
@@ -80,7 +80,7 @@ class Vectors:
         self.stats.saved(model, Usage(sum(row[1] or 0 for row in known.values()), 0))
 
     async def fetched(
-        self, call_next: Handler, call: Call, new: dict[str, tuple[str, bytes]], terms: Terms
+        self, call_next: Handler, call: Call, new: dict[str, tuple[str, bytes]], terms: CachingTerms
     ) -> tuple[Reply, dict[str, Row], Usage]:
         """The upstream's reply, its vectors and their usage; also caches them.
 

@@ -10,11 +10,11 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from plugins.comparison.figures import Reading
+from plugins.comparison.figures import FiguresReader
 from plugins.comparison.forms import WORTH, Compare, Figures, Judge, Page, Ranking, Rate, answered_by, asked_of
 from plugins.comparison.judging import Judging
-from plugins.comparison.results import LETTERS, PREFIX, Compared, Heard, clean
-from plugins.comparison.round import ROUTE, Ends, Round, Said, calls_of
+from plugins.comparison.results import LETTERS, PREFIX, CallOutcome, Compared, clean
+from plugins.comparison.round import ROUTE, AnswerPiece, CallEndCollector, Round, calls_of
 from plugins.comparison.store import Store
 from proxy.announcements import Rated
 from proxy.errors import BadCall, Busy, Denied, ProxyError, TooLarge
@@ -45,9 +45,9 @@ class Api:
         self.store = store
         self.host = host
         self.at_once = at_once
-        self.ends = Ends(host)
+        self.ends = CallEndCollector(host)
         self.judging = Judging(host, at_once)
-        self.reading = Reading(store)
+        self.reading = FiguresReader(store)
 
     def routes(self) -> Iterable[Route]:
         yield Route("POST", "/api/ollama/compare", self.compare, "user")
@@ -126,10 +126,10 @@ class Api:
         begun = {"comparison_id": head.id, "models": names, "created_at": head.at // 10**6}
         yield "comparison.created", begun
         watched = unheard if head.blind else progress  # they name the models
-        calls, heard = [one.but(progress=watched) for one in asked.calls], dict[int, Heard]()
+        calls, heard = [one.but(progress=watched) for one in asked.calls], dict[int, CallOutcome]()
         async with aclosing(Round(self.host, self.ends, calls, asked.caller, self.at_once).steps()) as steps:
             async for step in steps:
-                if isinstance(step, Said):
+                if isinstance(step, AnswerPiece):
                     words = {"delta": step.text} if step.text else {"thinking": step.thinking}
                     yield "result.delta", {"index": step.place, **words}
                     continue
@@ -138,7 +138,7 @@ class Api:
                 yield "result.done", {"index": step.place, "result": result}
         yield "comparison.done", (await self.finished(asked, heard, progress)).as_json()
 
-    async def finished(self, asked: Asked, heard: dict[int, Heard], progress: Callable[[str], None]) -> Compared:
+    async def finished(self, asked: Asked, heard: dict[int, CallOutcome], progress: Callable[[str], None]) -> Compared:
         """Store the comparison, and judge it if requested.  If the database is unavailable, it is returned unsaved."""
         in_order = [heard[place] for place in range(len(asked.calls))]
         errors = [one.error for one in in_order if one.error is not None]

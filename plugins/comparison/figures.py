@@ -11,7 +11,7 @@ from sqlalchemy import select
 from plugins.comparison.counts import Counts
 from plugins.comparison.forms import Figures, Ranking
 from plugins.comparison.outcomes import Brief, Outcome
-from plugins.comparison.standings import Meetings
+from plugins.comparison.standings import GameCollector
 from plugins.comparison.store import R, Store
 from plugins.comparison.tables import JUDGEMENTS, RESULTS
 from proxy.types import JSON
@@ -23,7 +23,7 @@ SOME: Final = 100
 DAY: Final = 86_400 * 10**6
 
 
-class Reading:
+class FiguresReader:
     """Computes one result at a time per process: each can keep a CPU busy for up to a second."""
 
     def __init__(self, store: Store) -> None:
@@ -32,12 +32,12 @@ class Reading:
 
     async def ranking(self, owner: str | None, asked: Ranking) -> dict[str, JSON]:
         """owner: None for the comparisons of all callers."""
-        return {**head(owner, asked), "by": asked.by, **(await self.computed(owner, asked, Meetings(asked.by)))}
+        return {**head(owner, asked), "by": asked.by, **(await self.computed(owner, asked, GameCollector(asked.by)))}
 
     async def statistics(self, owner: str | None, asked: Figures) -> dict[str, JSON]:
         return {**head(owner, asked), **(await self.computed(owner, asked, Counts()))}
 
-    async def computed(self, owner: str | None, asked: Figures, sums: Meetings | Counts) -> dict[str, JSON]:
+    async def computed(self, owner: str | None, asked: Figures, sums: GameCollector | Counts) -> dict[str, JSON]:
         async with self.turn:
             async for one in self.rounds(owner, asked):
                 sums.add(one)

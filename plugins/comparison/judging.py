@@ -79,11 +79,11 @@ class Judging:
             message = "There are fewer than two answers to judge."
             raise BadCall(message, param="id", code="nothing_to_judge")
         pairs, gate = list(combinations(answered, 2)), asyncio.Semaphore(self.at_once)
-        bench = Bench(self.host, compared, judge, caller, gate)
+        session = JudgeSession(self.host, compared, judge, caller, gate)
         progress(f"{judge.model} judges")
         async with asyncio.TaskGroup() as group:
             tasks = [
-                (group.create_task(bench.said(*pair)), group.create_task(bench.said(*pair[::-1]))) for pair in pairs
+                (group.create_task(session.said(*pair)), group.create_task(session.said(*pair[::-1]))) for pair in pairs
             ]
         said = [(one.result(), other.result()) for one, other in tasks]
         if all(isinstance(one, ProxyError) for both in said for one in both):
@@ -93,7 +93,7 @@ class Judging:
 
 
 @dataclass(slots=True)
-class Bench:
+class JudgeSession:
     """One comparison and one judge.  why: the error after which no further verdicts are requested."""
 
     host: Host

@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 
 from plugins.comparison.api import Api
 from plugins.comparison.retention import EVERY, Retention
-from plugins.comparison.store import Most, Store
+from plugins.comparison.store import Limits, Store
 from plugins.comparison.tables import FEATURE
 from proxy.config import Strict
 from proxy.host import Host, PeriodicTasks
@@ -39,7 +39,7 @@ class Comparison:
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.host = host
-        self.store = Store(host, Most(settings.max_comparisons, settings.max_bytes))
+        self.store = Store(host, Limits(settings.max_comparisons, settings.max_bytes))
         self.retention = Retention(self.store, settings.keep_days)
         self.api = Api(self.store, host, settings.at_once)
         self.periodic = PeriodicTasks(host.background)

@@ -52,14 +52,14 @@ def strengths(games: Sequence[Game], models: int) -> Strengths:
     """
     import numpy as np
 
-    met = Met(games, models)
+    met = GameArrays(games, models)
     ratings = likeliest(met)
     drawn = np.concatenate(list(draws(met, np.random.default_rng(SEED))))
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return Strengths(*(CENTRE + SCALE * one for one in (ratings, np.minimum(low, ratings), np.maximum(high, ratings))))
 
 
-def likeliest(met: Met) -> Array:
+def likeliest(met: GameArrays) -> Array:
     """The maximum-likelihood strengths, centred on 0, not yet on Elo's scale."""
     import numpy as np
 
@@ -68,7 +68,7 @@ def likeliest(met: Met) -> Array:
     return found
 
 
-def draws(met: Met, chance: np.random.Generator) -> Iterator[Array]:
+def draws(met: GameArrays, chance: np.random.Generator) -> Iterator[Array]:
     """Strengths under random weights, in batches."""
     left = DRAWS
     while left:
@@ -79,7 +79,7 @@ def draws(met: Met, chance: np.random.Generator) -> Iterator[Array]:
         left -= some
 
 
-class Met:
+class GameArrays:
     """The games as arrays."""
 
     def __init__(self, games: Sequence[Game], models: int) -> None:

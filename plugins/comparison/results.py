@@ -177,7 +177,7 @@ def unknown(id: str) -> NotFound:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class CallOutcome:
     """The outcome of one call.  named: the normalised name of its model."""
 
     call: Call

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from plugins.comparison.results import Heard
+from plugins.comparison.results import CallOutcome
 from proxy.announcements import CallEnded
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
@@ -25,7 +25,7 @@ WAITING: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AnswerPiece:
     """A piece of one answer, or of the thinking before it."""
 
     place: int
@@ -34,15 +34,15 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class AnswerEnd:
     place: int
-    heard: Heard
+    heard: CallOutcome
 
 
-Step: TypeAlias = Said | Over
+Step: TypeAlias = AnswerPiece | AnswerEnd
 
 
-class Ends:
+class CallEndCollector:
     """Collects the `CallEnded` events of the calls that are awaited."""
 
     def __init__(self, host: Host) -> None:
@@ -58,7 +58,7 @@ class Ends:
 class Round:
     """Makes the calls of one comparison.  calls: one per model, each sent through its chain.  at_once: concurrency."""
 
-    def __init__(self, host: Host, ends: Ends, calls: Sequence[Call], caller: Caller, at_once: int) -> None:
+    def __init__(self, host: Host, ends: CallEndCollector, calls: Sequence[Call], caller: Caller, at_once: int) -> None:
         self.host = host
         self.caller = caller
         self.ends = ends
@@ -75,7 +75,7 @@ class Round:
             left = len(self.calls)
             while left:
                 step = await self.steps_made.get()
-                left -= isinstance(step, Over)
+                left -= isinstance(step, AnswerEnd)
                 yield step
         finally:
             for task in tasks:
@@ -85,9 +85,9 @@ class Round:
 
     async def work(self, turns: Iterator[int]) -> None:
         for place in turns:
-            await self.steps_made.put(Over(place, await self.heard(place, self.calls[place])))
+            await self.steps_made.put(AnswerEnd(place, await self.heard(place, self.calls[place])))
 
-    async def heard(self, place: int, call: Call) -> Heard:
+    async def heard(self, place: int, call: Call) -> CallOutcome:
         """The outcome of one call, whether it succeeds or fails."""
         answer = Answer()
         error: ProxyError | None = None
@@ -104,7 +104,7 @@ class Round:
             error = ProxyError("The server failed to answer.", code="internal_error")
         finally:
             ended = self.ends.awaited.pop(call.id)
-        return Heard(call, self.host.models.named(call.model), answer, ended, error)
+        return CallOutcome(call, self.host.models.named(call.model), answer, ended, error)
 
     async def read(self, place: int, call: Call, answer: Answer) -> None:
         self.host.admit(call, self.caller)
@@ -129,7 +129,7 @@ def check_own(host: Host, call: Call, reply: Reply) -> None:
 def step_of(place: int, event: Event) -> Step | None:
     if not isinstance(event, Text | Thinking) or not event.text:
         return None
-    return Said(place, event.text) if isinstance(event, Text) else Said(place, thinking=event.text)
+    return AnswerPiece(place, event.text) if isinstance(event, Text) else AnswerPiece(place, thinking=event.text)
 
 
 def calls_of(asked: Call, id: str, models: Sequence[str], ids: Sequence[str]) -> list[Call]:

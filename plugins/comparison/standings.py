@@ -12,7 +12,7 @@ from plugins.comparison.results import NONE_GOOD, TIE
 from proxy.types import JSON
 
 
-class Meetings:
+class GameCollector:
     """Collects games from comparisons, which are added newest first.  by: `votes`, `judge` or `all`."""
 
     def __init__(self, by: str) -> None:

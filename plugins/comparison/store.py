@@ -38,7 +38,7 @@ def mine(owner: str, id: str) -> ColumnElement[bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Most:
+class Limits:
     """comparisons: per caller, beyond which the oldest are deleted.  bytes: stored of one comparison."""
 
     comparisons: int
@@ -48,7 +48,7 @@ class Most:
 @dataclass(frozen=True, slots=True)
 class Store(Records):
     host: Host
-    most: Most
+    most: Limits
 
     async def ready(self) -> None:
         """Raises DatabaseAway if the database is unavailable; called before any model is."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from plugins.experiments.definition import Definition, Name, Text
 from plugins.experiments.index import FILE, Experiment
 from plugins.experiments.recording import Recording, Result
-from plugins.experiments.registry import Known
+from plugins.experiments.registry import ExperimentRegistry
 from plugins.experiments.results import results
 from plugins.experiments.store import Conflict
 from plugins.experiments.writer import Writer
@@ -55,8 +55,8 @@ class Format(Strict):
 
 
 class Api:
-    def __init__(self, known: Known, writer: Writer, host: Host) -> None:
-        self.known = known
+    def __init__(self, registry: ExperimentRegistry, writer: Writer, host: Host) -> None:
+        self.registry = registry
         self.writer = writer
         self.host = host
         self.recording = Recording(writer)
@@ -75,41 +75,41 @@ class Api:
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         made = checked(Create, (await self.host.requests.form(request, Body)).model_extra, strict=False)
-        await self.known.read()
-        if made.name in self.known.book.names:
+        await self.registry.read()
+        if made.name in self.registry.index.names:
             raise Conflict(f"There is an experiment '{made.name}' already.", param="name", code="experiment_exists")
-        return await self.shown(await self.known.store.create(made.name, made.bare()))
+        return await self.shown(await self.registry.store.create(made.name, made.bare()))
 
     async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = self.host.requests.query(request, Page)
-        await self.known.read()
-        found = [experiment_as_json(one) for one in self.known.book.all if one.name > (asked.after or "")]
+        await self.registry.read()
+        found = [experiment_as_json(one) for one in self.registry.index.all if one.name > (asked.after or "")]
         return document({"experiments": found[: asked.limit], "has_more": len(found) > asked.limit})
 
     async def one(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         return await self.shown(id)
 
     async def shown(self, id: str) -> web.StreamResponse:
-        return document(experiment_as_json(await self.known.find(id)))
+        return document(experiment_as_json(await self.registry.find(id)))
 
     async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         body = dict((await self.host.requests.form(request, Body)).model_extra or {})
-        was = changeable(await self.known.find(id))
+        was = changeable(await self.registry.find(id))
         made = checked(Create, {"name": was.name, **was.definition.as_json(), **body}, strict=False)
         check_change(was, made)
-        if made.name != was.name and made.name in self.known.book.names:
+        if made.name != was.name and made.name in self.registry.index.names:
             raise Conflict(f"There is an experiment '{made.name}' already.", param="name", code="experiment_exists")
-        await self.known.store.change(was, made.name, made.bare())
+        await self.registry.store.change(was, made.name, made.bare())
         return await self.shown(was.id)
 
     async def remove(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        found = await self.known.find(id)
-        if found.source == FILE and found.id in self.known.book.ids:
+        found = await self.registry.find(id)
+        if found.source == FILE and found.id in self.registry.index.ids:
             changeable(found)
         if found.source != FILE and found.status == "active":
             raise Conflict("The experiment is active; stop it first.", code="experiment_active")
-        await self.known.store.remove(found.id)
-        await self.known.read()
+        await self.registry.store.remove(found.id)
+        await self.registry.read()
         return document({"id": found.id, "deleted": True})
 
     async def start(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -122,9 +122,9 @@ class Api:
         return await self.move(id, "stop")
 
     async def move(self, id: str, verb: str) -> web.StreamResponse:
-        found, (status, before) = changeable(await self.known.find(id)), MOVES[verb]
-        if found.status != status and not await self.known.store.move(found.id, status, before):
-            now = (await self.known.find(found.id)).status
+        found, (status, before) = changeable(await self.registry.find(id)), MOVES[verb]
+        if found.status != status and not await self.registry.store.move(found.id, status, before):
+            now = (await self.registry.find(found.id)).status
             final = ": to stop is final, make another one" if now == "stopped" else ""
             message = f"The experiment is '{now}', and cannot become '{status}'{final}."
             raise Conflict(message, code="experiment_status")
@@ -132,13 +132,13 @@ class Api:
 
     async def record(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form = await self.host.requests.form(request, Result)
-        found = await self.known.find(id)
+        found = await self.registry.find(id)
         variant = await self.recording.record(found, form, self.host.requests.caller(request))
         return document({"experiment": found.name, "variant": variant, "metric_name": form.metric_name})
 
     async def results(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         asked = self.host.requests.query(request, Format)
-        found = await self.known.find(id)
+        found = await self.registry.find(id)
         await self.writer.flush()
         whole = await results(self.host.database, found)
         if asked.format == "csv":

@@ -23,18 +23,18 @@ CONVERSATION: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
 
 
-def point(*parts: str) -> int:
+def hash_point(*parts: str) -> int:
     """A hash of the parts, uniform in [0, 2^64)."""
     return int.from_bytes(sha256(BREAK.join(parts).encode(errors="replace")).digest()[:8], "big")
 
 
 def takes_part(definition: Definition, salt: str, unit: str) -> bool:
-    return definition.traffic >= 1 or point("traffic", salt, unit) < definition.traffic * WHOLE
+    return definition.traffic >= 1 or hash_point("traffic", salt, unit) < definition.traffic * WHOLE
 
 
 def variant_of(definition: Definition, salt: str, unit: str) -> Variant:
     weights = [one.weight for one in definition.variants]
-    place, upto = point("variant", salt, unit) * sum(weights), 0
+    place, upto = hash_point("variant", salt, unit) * sum(weights), 0
     for variant, weight in zip(definition.variants, weights, strict=True):
         upto += weight * WHOLE
         if place < upto:
@@ -56,7 +56,7 @@ class Subject:
 
 
 def bucket(text: str) -> str:
-    return f"{BUCKET}{point('bucket', text) % BUCKETS}"
+    return f"{BUCKET}{hash_point('bucket', text) % BUCKETS}"
 
 
 def subject(kind: Unit, caller: str, name: str) -> Subject:

@@ -16,7 +16,7 @@ LONGEST: Final = 200
 """Maximum length of a call's id, in characters."""
 
 
-class Place(NamedTuple):
+class FigureKey(NamedTuple):
     """The key of a row of figures: experiment, variant and unit."""
 
     experiment: str
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     unit: str
 
 
-class Seen(NamedTuple):
+class RecordedCall(NamedTuple):
     """A call of an experiment, stored so that a later rating or result can be assigned to it."""
 
     at: int
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PendingRating:
     """A rating of a call.  until: when to stop looking for the call, by the monotonic clock."""
 
     call: str
@@ -50,28 +50,30 @@ class Said:
 class Batch:
     """Figures that are written in one transaction.  owners: the callers that the units belong to."""
 
-    units: dict[Place, list[int]] = field(default_factory=dict)
-    owners: dict[Place, str] = field(default_factory=dict)
-    calls: list[Seen] = field(default_factory=list)
+    units: dict[FigureKey, list[int]] = field(default_factory=dict)
+    owners: dict[FigureKey, str] = field(default_factory=dict)
+    calls: list[RecordedCall] = field(default_factory=list)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def add(self, assigned: Assigned, ended: CallEnded) -> None:
         subject = assigned.subject
         assert subject is not None  # noqa: S101  (calls without a subject are not counted)
-        place = Place(assigned.experiment.id, assigned.variant.name, subject.key)
+        place = FigureKey(assigned.experiment.id, assigned.variant.name, subject.key)
         owner, counts = clean(subject.owner), counts_of(ended)
         if (known := self.units.get(place)) is None:
             self.units[place], self.owners[place] = counts, owner
         else:
             self.units[place] = [one + more for one, more in zip(known, counts, strict=True)]
-        self.calls.append(Seen(int(ended.at * 1e6), clean(ended.id)[:LONGEST], clean(ended.caller), *place, owner))
+        self.calls.append(
+            RecordedCall(int(ended.at * 1e6), clean(ended.id)[:LONGEST], clean(ended.caller), *place, owner)
+        )
 
-    def moved(self, places: Mapping[Place, Place]) -> list[dict[str, Any]]:
+    def moved(self, places: Mapping[FigureKey, FigureKey]) -> list[dict[str, Any]]:
         """The units as rows, always in the same order: otherwise two processes writing the same rows could deadlock.
 
         places: the shared row of each unit that gets no row of its own.
         """
-        rows: dict[Place, tuple[str, Sequence[int]]] = {}
+        rows: dict[FigureKey, tuple[str, Sequence[int]]] = {}
         for place, counts in self.units.items():
             owner, to = self.owners[place], place
             if (shared := places.get(place)) is not None:

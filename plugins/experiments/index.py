@@ -84,8 +84,8 @@ def fit(patterns: Iterable[str], text: str) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
-class Book:
-    """An immutable index of all experiments; a change replaces the whole book."""
+class ExperimentIndex:
+    """An immutable index of all experiments; a change replaces all of it."""
 
     def __init__(self, experiments: Iterable[Experiment] = ()) -> None:
         self.all = tuple(sorted(experiments, key=lambda one: one.name))

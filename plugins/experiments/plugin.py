@@ -16,7 +16,7 @@ from plugins.experiments.caller_data import CallerFigures
 from plugins.experiments.definition import InFile, Name
 from plugins.experiments.guarding import Guarding
 from plugins.experiments.index import Assigned, Experiment
-from plugins.experiments.registry import LOOK, Known, missing
+from plugins.experiments.registry import LOOK, ExperimentRegistry, missing
 from plugins.experiments.retention import Retention
 from plugins.experiments.selection import FIELD, NAMES, TEMPLATE, TEMPLATES, Selection, changed, selection_of
 from plugins.experiments.store import MOST, Store, from_file
@@ -70,7 +70,9 @@ class Experiments:
         self.settings = settings
         self.host = host
         store = Store(host)
-        self.known = Known(store, [from_file(name, told) for name, told in settings.experiments.items()], host)
+        self.registry = ExperimentRegistry(
+            store, [from_file(name, told) for name, told in settings.experiments.items()], host
+        )
         self.writer = host.process_state("experiments writer", lambda: Writer(store))
         if not self.writer.most:
             self.adopted()
@@ -91,16 +93,16 @@ class Experiments:
         self.writer.most, self.writer.most_units = self.settings.pending, self.settings.max_units
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        book = self.known.book
+        index = self.registry.index
         wished = call.model.startswith(NAMES) or (call.extra and FIELD in call.extra)
-        if not wished and not book.active:
+        if not wished and not index.active:
             return await call_next(call)
         if FACT in call.tags:  # a plugin further in has sent this call through the chain again
             return await call_next(call)
         if not wished and COMPARISON in call.tags:  # a comparison of models needs each model unchanged
             return await call_next(call)
         selection = selection_of(call)
-        assigned = book.chosen(call, self.opens) if selection is None else self.wished(call, selection)
+        assigned = index.chosen(call, self.opens) if selection is None else self.wished(call, selection)
         if assigned is None:
             return await call_next(call)
         if assigned.subject is None:
@@ -109,7 +111,7 @@ class Experiments:
 
     def wished(self, call: Call, selection: Selection) -> Assigned:
         """The variant for a call that names an experiment; the control if that is not running.  Raises NotFound."""
-        one = self.known.book.names.get(selection.name)
+        one = self.registry.index.names.get(selection.name)
         if one is None:
             raise missing(selection.name, selection.param)
         definition = one.definition
@@ -176,26 +178,26 @@ class Experiments:
             self.writer.add(assigned, ended)
 
     def rated(self, rated: Rated) -> None:
-        if self.known.book.all:
+        if self.registry.index.all:
             self.writer.rated(rated)
 
     async def watch(self) -> None:
         """Check the guards of all active experiments.  Raises DatabaseAway."""
-        stopped = [await self.guarding.look(one) for one in self.known.book.active]
+        stopped = [await self.guarding.look(one) for one in self.registry.index.active]
         if any(stopped):
-            await self.known.read()
+            await self.registry.read()
 
     async def tidy(self) -> None:
-        await self.known.note()
+        await self.registry.note()
         await self.retention.tidy()
 
     async def __aenter__(self) -> Self:
         with suppress(Busy):  # an unavailable database must not keep a new configuration from being used
-            await self.known.read()
+            await self.registry.read()
         start = self.host.background.start
         if self.writer.task is None:  # one writer serves the pipelines of all later reloads, too
             self.writer.task = start(self.writer.run(), "writing what experiments have counted")
-        self.periodic.every(LOOK, self.known.read, "looking for new experiments")
+        self.periodic.every(LOOK, self.registry.read, "looking for new experiments")
         self.periodic.every(WATCH, self.watch, "guarding experiments")
         self.periodic.every(TIDY, self.tidy, "deleting what is old of experiments", calm=True)
         return self
@@ -205,4 +207,4 @@ class Experiments:
         await self.writer.close(PATIENCE)
 
     def routes(self) -> Iterable[Route]:
-        return Api(self.known, self.writer, self.host).routes()
+        return Api(self.registry, self.writer, self.host).routes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from plugins.experiments.index import Book, Experiment
+from plugins.experiments.index import Experiment, ExperimentIndex
 from plugins.experiments.store import Rows, Store, Version, together
 from proxy.errors import NotFound
 from proxy.host import Host
@@ -14,7 +14,7 @@ LOOK: Final = 2.0
 """Seconds between two checks for changes."""
 
 
-class Known:
+class ExperimentRegistry:
     """files: the experiments of the configuration."""
 
     def __init__(self, store: Store, files: Sequence[Experiment], host: Host) -> None:
@@ -22,9 +22,9 @@ class Known:
         self.files = files
         self.noted = False
         self.version: Version | None = None
-        self.last: list[Rows] = host.process_state("experiments rows", list)
+        self.rows: list[Rows] = host.process_state("experiments rows", list)
         """The rows read last; they survive a reload, even if the database is unavailable then."""
-        self.book = Book(together(files, self.last[0]) if self.last else files)
+        self.index = ExperimentIndex(together(files, self.rows[0]) if self.rows else files)
 
     async def read(self) -> None:
         """Load the experiments if any has changed since the last check.  Raises DatabaseAway."""
@@ -33,8 +33,8 @@ class Known:
         version = await self.store.version()
         if version != self.version:
             rows = await self.store.rows(self.files)
-            self.last[:], self.version = [rows], version
-            self.book = Book(together(self.files, rows))
+            self.rows[:], self.version = [rows], version
+            self.index = ExperimentIndex(together(self.files, rows))
 
     async def note(self) -> None:
         """Record in the database that the configuration's experiments are in use, so that their figures are kept."""
@@ -44,7 +44,7 @@ class Known:
     async def find(self, id: str) -> Experiment:
         """An experiment by id or name, up to date.  Raises NotFound."""
         await self.read()
-        found = self.book.ids.get(id) or self.book.names.get(id)
+        found = self.index.ids.get(id) or self.index.names.get(id)
         if found is None and id.isprintable():
             found = await self.store.one(id)
         if found is None:

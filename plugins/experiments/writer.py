@@ -11,7 +11,7 @@ from sqlalchemy import func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.experiments.assigning import bucket
-from plugins.experiments.batch import Batch, Place, Said, Seen, clean
+from plugins.experiments.batch import Batch, FigureKey, PendingRating, RecordedCall, clean
 from plugins.experiments.index import Assigned
 from plugins.experiments.store import Store
 from plugins.experiments.tables import BATCHES, CALLS, COUNTS, UNITS
@@ -44,7 +44,7 @@ class Writer(Backlog):
         self.calls = 0
         """Number of calls in the waiting batches."""
         self.writing: deque[Batch] = deque()
-        self.ratings: deque[Said] = deque()
+        self.ratings: deque[PendingRating] = deque()
         self.sizes: dict[str, tuple[float, int]] = {}
         """By experiment: when its count of rows expires, and an upper bound for that count."""
 
@@ -68,7 +68,7 @@ class Writer(Backlog):
     def rated(self, one: Rated) -> None:
         if self.pending < self.most:
             until = self.store.host.clock.monotonic() + LATE
-            self.ratings.append(Said(one.call, clean(one.caller), WORTH[one.rating], until))
+            self.ratings.append(PendingRating(one.call, clean(one.caller), WORTH[one.rating], until))
         else:
             self.lose(1)
 
@@ -109,9 +109,9 @@ class Writer(Backlog):
             await connection.execute(insert(CALLS), list(seen(batch.calls, shared)))
         self.sizes = {id: size for id, size in self.sizes.items() if size[0] > self.store.host.clock.monotonic()}
 
-    async def shared(self, connection: AsyncConnection, batch: Batch) -> dict[Place, Place]:
+    async def shared(self, connection: AsyncConnection, batch: Batch) -> dict[FigureKey, FigureKey]:
         """The shared rows of those units that get no row of their own because the experiment has too many."""
-        found: dict[Place, Place] = {}
+        found: dict[FigureKey, FigureKey] = {}
         for experiment in {place.experiment for place in batch.units}:
             mine = [place for place in batch.units if place.experiment == experiment]
             if await self.has_room(connection, experiment, len(mine)):
@@ -133,7 +133,7 @@ class Writer(Backlog):
         return upto + more <= self.most_units
 
     async def known(
-        self, connection: AsyncConnection, experiment: str, places: Sequence[Place]
+        self, connection: AsyncConnection, experiment: str, places: Sequence[FigureKey]
     ) -> set[tuple[str, str]]:
         known: set[tuple[str, str]] = set()
         for at in range(0, len(places), CHUNK):
@@ -161,7 +161,7 @@ class Writer(Backlog):
                 found |= set((await connection.execute(query)).scalars())
         return found
 
-    async def counted(self, said: Said) -> bool:
+    async def counted(self, said: PendingRating) -> bool:
         """Record a rating; False if its call was not found."""
         async with self.store.database.writing() as connection:
             mine = (CALLS.c.call == said.call) & (CALLS.c.caller == said.caller)
@@ -181,8 +181,8 @@ class Writer(Backlog):
         return True
 
 
-def seen(calls: Iterable[Seen], shared: dict[Place, Place]) -> Iterator[dict[str, Any]]:
+def seen(calls: Iterable[RecordedCall], shared: dict[FigureKey, FigureKey]) -> Iterator[dict[str, Any]]:
     """Rows for CALLS, each with the unit that its call is counted for."""
     for one in calls:
-        place = shared.get(Place(one.experiment, one.variant, one.unit))
+        place = shared.get(FigureKey(one.experiment, one.variant, one.unit))
         yield {**one._asdict(), **({} if place is None else {**place._asdict(), "owner": ""})}

@@ -76,7 +76,7 @@ class Training:
         with opened(self.folder) as lock:
             locked(lock)
             process, said = await asyncio.get_running_loop().subprocess_exec(
-                lambda: Said(self.hear),
+                lambda: OutputProtocol(self.hear),
                 *(sys.executable, "-I", "-S", str(GUARD), str(GRACE), *self.trainer.command, str(job)),
                 cwd=self.folder,
                 env=self.environment(),
@@ -96,7 +96,7 @@ class Training:
         own = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         return {**own, "TMPDIR": str(self.folder), "PYTHONUNBUFFERED": "1", **self.trainer.env}
 
-    async def watched(self, said: Said) -> None:
+    async def watched(self, said: OutputProtocol) -> None:
         """Wait until it has ended.  Raises Failed if it exceeds a limit, and what `hear` raised."""
         loop = asyncio.get_running_loop()
         over, measured = loop.time() + self.trainer.timeout, loop.time()
@@ -115,7 +115,7 @@ class Training:
             raise Failed(f"The training wrote more than {self.most} bytes.", code="training_too_large")
 
 
-class Said(asyncio.SubprocessProtocol):
+class OutputProtocol(asyncio.SubprocessProtocol):
     """Receives a trainer's output, and splits it into lines."""
 
     def __init__(self, hear: Callable[[bytes], None]) -> None:
@@ -186,7 +186,7 @@ async def left(folder: Path) -> None:
             await asyncio.sleep(LOOK)
 
 
-async def end(process: asyncio.SubprocessTransport, said: Said) -> None:
+async def end(process: asyncio.SubprocessTransport, said: OutputProtocol) -> None:
     """End the process and its children: the guard ends them once its standard input is closed."""
     if (pipe := process.get_pipe_transport(0)) is not None:
         pipe.close()

@@ -25,7 +25,7 @@ LOST: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredAnswer:
     """One row; `input` and `events` are empty if they were not selected."""
 
     id: str
@@ -40,7 +40,7 @@ class Kept:
     beat: int | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Kept:
+    def of(cls, row: Mapping[str, Any]) -> StoredAnswer:
         parts = {name: orjson.loads(row.get(name, "[]")) for name in ("head", "input", "output")}
         plain = {name: row[name] for name in ("id", "at", "kind", "status", "parent", "beat")}
         return cls(**plain, **parts, events=row.get("events", ""))

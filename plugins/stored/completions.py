@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from aiohttp import web
 from pydantic import ConfigDict, Field
 
-from plugins.stored.answers import COMPLETION, Kept
+from plugins.stored.answers import COMPLETION, StoredAnswer
 from plugins.stored.paging import Page, document, listed, page_of
 from plugins.stored.store import Store, Wanted
 from proxy.config import Strict
@@ -84,7 +84,7 @@ class Completions:
         return document(page_of(list(messages_of(kept)), page))
 
 
-def messages_of(kept: Kept) -> Iterator[dict[str, JSON]]:
+def messages_of(kept: StoredAnswer) -> Iterator[dict[str, JSON]]:
     """The messages of the request; content in parts goes into `content_parts`, as with OpenAI."""
     for index, message in enumerate(kept.input):
         parts: Mapping[str, JSON] = {}

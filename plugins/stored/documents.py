@@ -15,7 +15,7 @@ from proxy.wire.openai_answer import ChatStyle, fingerprint
 from proxy.wire.openai_responses_out import Response
 
 
-class Written(Protocol):
+class DocumentBuilder(Protocol):
     def hear(self, event: Event) -> None: ...
 
     def document(self) -> Document: ...
@@ -24,7 +24,7 @@ class Written(Protocol):
         """The document of an answer that broke off; None if it is not stored."""
 
 
-class Completion:
+class CompletionBuilder:
     """A chat completion."""
 
     def __init__(self, receipt: Receipt, facts: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ class Completion:
         return None
 
 
-class Whole:
+class ResponseBuilder:
     """A response that is not streamed: the document as its client gets it, whatever the order of the events."""
 
     def __init__(self, receipt: Receipt) -> None:
@@ -62,8 +62,8 @@ class Whole:
         return self.response.failure(error)
 
 
-def written(receipt: Receipt, streams: bool, facts: Mapping[str, str]) -> Written:
+def document_builder(receipt: Receipt, streams: bool, facts: Mapping[str, str]) -> DocumentBuilder:
     """facts: those of the reply."""
     if receipt.head["object"] != RESPONSE:
-        return Completion(receipt, facts)
-    return Response(receipt.head, receipt.complete) if streams else Whole(receipt)
+        return CompletionBuilder(receipt, facts)
+    return Response(receipt.head, receipt.complete) if streams else ResponseBuilder(receipt)

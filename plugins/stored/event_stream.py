@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
-from plugins.stored.answers import Kept, said_in
+from plugins.stored.answers import StoredAnswer, said_in
 from plugins.stored.runs import Run, cancelled
 from proxy.errors import ProxyError, TooMany
 from proxy.types import JSON, Moment
@@ -46,7 +46,7 @@ async def live_stream(run: Run) -> AsyncIterator[bytes]:
     yield response.end() if run.error is None else response.failed(run.error)
 
 
-def replayed_stream(kept: Kept) -> Iterator[bytes]:
+def replayed_stream(kept: StoredAnswer) -> Iterator[bytes]:
     """The stream of a response that has ended."""
     response = Response({**kept.head, **FRESH}, Moment(kept.head["completed_at"]))
     yield response.write(NOTHING)
@@ -57,7 +57,7 @@ def replayed_stream(kept: Kept) -> Iterator[bytes]:
     yield response.end() if error is None else response.failed(error)
 
 
-def error_of(kept: Kept) -> ProxyError | None:
+def error_of(kept: StoredAnswer) -> ProxyError | None:
     """The error of an incomplete response, if its process could not store one with the events."""
     if kept.status == "cancelled":
         return cancelled()

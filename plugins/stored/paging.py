@@ -26,7 +26,7 @@ class Page(Strict):
 
 def page_of(whole: Sequence[dict[str, JSON]], page: Page) -> JSON:
     """A page of a complete list.  Raises BadCall if `after` is not in it."""
-    cut = Cut(page)
+    cut = PageCollector(page)
     for one in whole if page.order == "asc" else reversed(whole):
         cut.take(one)
     return cut.page_as_json()
@@ -37,7 +37,7 @@ async def page_among(ordered: AsyncIterator[dict[str, JSON]], page: Page) -> JSO
 
     Raises BadCall if `after` is not in the list.
     """
-    cut = Cut(page)
+    cut = PageCollector(page)
     async for one in ordered:
         cut.take(one)
         if page.after is None and cut.full:  # otherwise `after` may occur again, and its last occurrence counts
@@ -45,7 +45,7 @@ async def page_among(ordered: AsyncIterator[dict[str, JSON]], page: Page) -> JSO
     return cut.page_as_json()
 
 
-class Cut:
+class PageCollector:
     """Collects a page from items that arrive one by one."""
 
     def __init__(self, page: Page) -> None:

@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 
 from plugins.stored.answers import RESPONSE
 from plugins.stored.caller_data import CallerAnswers
-from plugins.stored.documents import written
+from plugins.stored.documents import document_builder
 from plugins.stored.fitting import fitted
 from plugins.stored.references import resolved
 from plugins.stored.retention import EVERY, Retention
@@ -115,7 +115,7 @@ class Stored:
         self, call: Call, receipt: Receipt, input: str, began: float, facts: Mapping[str, str], source: Events
     ) -> Events:
         """The events; the answer is stored before the last event has been passed on."""
-        owner, answer = call.caller, written(receipt, call.stream, facts)
+        owner, answer = call.caller, document_builder(receipt, call.stream, facts)
         try:
             async for event in source:
                 answer.hear(event)

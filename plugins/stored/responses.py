@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import Field
 
 from plugins.stored import retention
-from plugins.stored.answers import RESPONSE, Document, Kept
+from plugins.stored.answers import RESPONSE, Document, StoredAnswer
 from plugins.stored.event_stream import behind, live_stream, replayed_stream
 from plugins.stored.paging import Order, Page, document, page_among
 from plugins.stored.runs import Runs, cancelled
@@ -60,7 +60,7 @@ class Responses:
         yield Route("POST", "/v1/responses/{id}/cancel", self.cancel, "user")
         yield Route("GET", "/v1/responses/{id}/input_items", self.items, "user")
 
-    async def found(self, request: web.BaseRequest, id: str, *heavy: str) -> Kept:
+    async def found(self, request: web.BaseRequest, id: str, *heavy: str) -> StoredAnswer:
         """The caller's response, marked as failed if the process that generated it has died.  heavy: see `Store.get`.
 
         Raises NotFound.
@@ -102,7 +102,7 @@ class Responses:
             kept = await self.found(request, id)
         return document(kept.document)
 
-    async def stop(self, kept: Kept) -> None:
+    async def stop(self, kept: StoredAnswer) -> None:
         await self.runs.stop(kept.id, Response(kept.head, Moment()).failure(cancelled()), cancelled())
 
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -113,7 +113,7 @@ class Responses:
         async with aclosing(self.given(owner, kept, page.order == "desc")) as given:
             return document(await page_among(given, page))
 
-    async def given(self, owner: str, kept: Kept, newest: bool) -> AsyncGenerator[Document, None]:
+    async def given(self, owner: str, kept: StoredAnswer, newest: bool) -> AsyncGenerator[Document, None]:
         if newest:
             for item in reversed(kept.input):
                 yield item
@@ -124,7 +124,7 @@ class Responses:
             for item in kept.input:
                 yield item
 
-    async def stream(self, request: web.BaseRequest, kept: Kept, after: int | None) -> web.StreamResponse:
+    async def stream(self, request: web.BaseRequest, kept: StoredAnswer, after: int | None) -> web.StreamResponse:
         if not kept.events:
             message = "Only the stream of a response made with 'background' and 'stream' can be read again."
             raise BadCall(message, param="stream", code="not_streamed")
@@ -132,12 +132,12 @@ class Responses:
             request, self.parts(request, kept, -1 if after is None else after), STREAM
         )
 
-    async def parts(self, request: web.BaseRequest, kept: Kept, after: int) -> AsyncIterator[bytes]:
+    async def parts(self, request: web.BaseRequest, kept: StoredAnswer, after: int) -> AsyncIterator[bytes]:
         yield b""  # sends the headers at once, although the first event may take a while
         async for part in behind(after, self.every(request, kept)):
             yield part
 
-    async def every(self, request: web.BaseRequest, kept: Kept) -> AsyncIterator[bytes]:
+    async def every(self, request: web.BaseRequest, kept: StoredAnswer) -> AsyncIterator[bytes]:
         run = self.runs.shared.runs.get(kept.id)
         while run is None and kept.running:  # in another process
             yield sse.comment("waiting")

@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, delete, exists, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.stored.answers import LOST, Kept, micros
+from plugins.stored.answers import LOST, StoredAnswer, micros
 from plugins.stored.store import LIGHT, Store
 from plugins.stored.tables import ANSWERS
 from proxy.host import Host
@@ -62,12 +62,12 @@ class Retention:
             if any((one.id, one.beat) == (kept.id, kept.beat) for one in before):
                 await fail(self.store, kept)
 
-    async def stale(self) -> list[Kept]:
+    async def stale(self) -> list[StoredAnswer]:
         """Running responses whose last heartbeat is old by the clock."""
         old = ANSWERS.c.beat < micros(self.host.clock.time() - LOST)
         async with self.host.database.reading() as connection:
             rows = (await connection.execute(select(*LIGHT).where(old).limit(CHUNK))).mappings().all()
-        return [Kept.of({**row}) for row in rows]
+        return [StoredAnswer.of({**row}) for row in rows]
 
     async def remove(self, which: ColumnElement[bool], still: ColumnElement[bool] | None = None) -> int:
         """Select the rows without a lock, then delete them in small transactions; returns how many.
@@ -89,7 +89,7 @@ class Retention:
             return (await connection.execute(delete(ANSWERS).where(ANSWERS.c.id.in_(ids), still))).rowcount
 
 
-async def fail(store: Store, kept: Kept) -> None:
+async def fail(store: Store, kept: StoredAnswer) -> None:
     """Mark a response as failed because its process has died."""
     await store.ended(kept.id, Response(kept.head, Moment()).failure(cut()))
 

@@ -17,7 +17,7 @@ from plugins.stored.answers import (
     RESPONSE,
     RUNNING,
     Document,
-    Kept,
+    StoredAnswer,
     clean,
     labels_of,
     micros,
@@ -126,7 +126,7 @@ class Store:
 
     # --- requested by the owner ---
 
-    async def get(self, owner: str, kind: str, id: str, *heavy: str, param: str = "id") -> Kept:
+    async def get(self, owner: str, kind: str, id: str, *heavy: str, param: str = "id") -> StoredAnswer:
         """heavy: which of `input` and `events` to read, too.  param: the request field that contained the id.
 
         Raises NotFound, also for another owner's answer.
@@ -136,7 +136,7 @@ class Store:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise not_found(kind, id, param)
-        return Kept.of({**row})
+        return StoredAnswer.of({**row})
 
     async def delete(self, owner: str, kind: str, id: str) -> None:
         """Raises NotFound."""
@@ -145,21 +145,21 @@ class Store:
         if not gone.rowcount:
             raise not_found(kind, id)
 
-    async def describe(self, owner: str, id: str, metadata: Mapping[str, str]) -> Kept:
+    async def describe(self, owner: str, id: str, metadata: Mapping[str, str]) -> StoredAnswer:
         """Replace the metadata of a chat completion.  Raises NotFound."""
         async with self.host.database.writing() as connection:
             query = select(*LIGHT).where(mine(owner, COMPLETION, id)).with_for_update()
             row = (await connection.execute(query)).mappings().first()
             if row is None:
                 raise not_found(COMPLETION, id)
-            document = {**Kept.of({**row}).document, "metadata": dict(metadata)}
+            document = {**StoredAnswer.of({**row}).document, "metadata": dict(metadata)}
             await connection.execute(update(ANSWERS).where(ANSWERS.c.id == id).values(**taken_apart(document)))
             await connection.execute(delete(LABELS).where(LABELS.c.answer == id))
             if labels := labelled(id, metadata):
                 await connection.execute(insert(LABELS), labels)
-        return Kept.of({**row, **taken_apart(document)})
+        return StoredAnswer.of({**row, **taken_apart(document)})
 
-    async def page(self, owner: str, kind: str, wanted: Wanted) -> tuple[list[Kept], bool]:
+    async def page(self, owner: str, kind: str, wanted: Wanted) -> tuple[list[StoredAnswer], bool]:
         """One page, and whether there are more.  Raises NotFound if `after` is not an answer of the owner's."""
         query = select(*LIGHT).where(ANSWERS.c.owner == owner, ANSWERS.c.kind == kind)
         if wanted.model is not None:
@@ -175,7 +175,7 @@ class Store:
         query = query.order_by(at, id) if rising else query.order_by(at.desc(), id.desc())
         async with self.host.database.reading() as connection:
             rows = (await connection.execute(query.limit(wanted.limit + 1))).mappings().all()
-        return [Kept.of({**row}) for row in rows[: wanted.limit]], len(rows) > wanted.limit
+        return [StoredAnswer.of({**row}) for row in rows[: wanted.limit]], len(rows) > wanted.limit
 
     async def behind(self, owner: str, id: str, newest: bool) -> AsyncIterator[Document]:
         """All items of a response and of those that it continues, the `newest` or the oldest first; one response is in
@@ -203,7 +203,9 @@ class Store:
             rows = {row["id"]: row for row in (await connection.execute(query)).mappings()}
             if gone := next((one for one in ids if one not in rows), None):  # deleted since the first query
                 raise unknown_previous(gone)
-        return [item for one in ids for kept in (Kept.of({**rows[one]}),) for item in (*kept.input, *kept.output)]
+        return [
+            item for one in ids for kept in (StoredAnswer.of({**rows[one]}),) for item in (*kept.input, *kept.output)
+        ]
 
     async def parts(self, owner: str, ids: Collection[str]) -> list[Document]:
         """All items of those of these responses that the owner has.  Raises BadCall if they have too many bytes."""

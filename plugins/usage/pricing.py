@@ -50,14 +50,14 @@ class Put(Strict):
 class Pricing:
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.book = host.prices
+        self.prices = host.prices
         self.known: int | None = None
         """The number of rows that were read last.  Not the highest id: of two concurrent inserts, the one with the
         lower id may be committed later."""
         self.last: dict[str, list[Tariff]] = host.process_state("usage prices", dict)
         """The prices read last, by kind; they survive a reload, even if the database is unavailable then."""
         if self.last:
-            self.book.put(self.last["models"], self.last["cloud"])
+            self.prices.put(self.last["models"], self.last["cloud"])
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/admin/costs/pricing", self.get)
@@ -71,16 +71,16 @@ class Pricing:
                 return
             rows = (await connection.execute(select(PRICES).order_by(PRICES.c.id))).mappings().all()
         self.last |= {kind: [tariff_of(dict(row)) for row in rows if row["kind"] == kind] for kind in KINDS}
-        self.book.put(self.last["models"], self.last["cloud"])
+        self.prices.put(self.last["models"], self.last["cloud"])
         self.known = len(rows)
 
     async def get(self, request: web.BaseRequest) -> web.StreamResponse:
         await self.read()
-        energy = self.book.energy
+        energy = self.prices.energy
         told: dict[str, JSON] = {
             "currency": energy.currency,
-            "models": listed(self.book.models.tariffs),
-            "cloud": listed(self.book.cloud.tariffs),
+            "models": listed(self.prices.models.tariffs),
+            "cloud": listed(self.prices.cloud.tariffs),
             "energy": {
                 "per_kwh": money(energy.per_kwh),
                 "watts": {
@@ -94,7 +94,7 @@ class Pricing:
     async def put(self, request: web.BaseRequest) -> web.StreamResponse:
         form = await self.host.requests.form(request, Put)
         by, now = self.host.requests.caller(request).name, int(self.host.clock.time() * 1e6)
-        currency = form.currency or self.book.energy.currency
+        currency = form.currency or self.prices.energy.currency
         given: Mapping[str, Mapping[str, Price | None]] = {"models": form.models, "cloud": form.cloud}
         rows = [
             {"at": now, "kind": kind, "pattern": pattern, "set_by": by, **columns(rate, currency)}

@@ -89,7 +89,7 @@ class Times:
     at: float = 0.0
 
 
-class Smooth:
+class FirstAttempts:
     """Successful first attempts, which nearly all are: counted together, because their calls have rows of their own."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ CHUNK: Final = 500
 
 Place = tuple[Any, ...]
 """The key of a sum: own, start, and the dimensions."""
-Sums = dict[int, dict[Place, "Of"]]
+Sums = dict[int, dict[Place, "SumIncrement"]]
 """By span in seconds."""
 
 MINUTE: Final = 60_000_000
@@ -41,26 +41,26 @@ COLUMNS: Final = ("id", "own", "start", *DIMENSIONS, *ADDED)
 
 
 @dataclass(slots=True)
-class Of:
+class SumIncrement:
     """What calls add to a sum.  counts: by column; spread: each distribution, by bin."""
 
     counts: Counter[str] = field(default_factory=Counter)
     spread: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in BINS})
 
-    def add(self, other: Of) -> None:
+    def add(self, other: SumIncrement) -> None:
         self.counts.update(other.counts)
         for name, more in other.spread.items():
             self.spread[name].update(more)
 
 
-def of_calls(rows: Sequence[CallRow]) -> Of:
+def of_calls(rows: Sequence[CallRow]) -> SumIncrement:
     """The sums of calls that have the same dimensions.
 
     Times are rounded to µs for each call, so that sums of sums are consistent.
     """
     column = dict(zip(CallRow._fields, zip(*rows, strict=True), strict=True))
     error, caches = rows[0].error, column["cache"]
-    found = Of()
+    found = SumIncrement()
     counts = found.counts
     counts.update(
         calls=len(rows),
@@ -84,7 +84,7 @@ def of_calls(rows: Sequence[CallRow]) -> Of:
     return found
 
 
-def add_times(found: Of, column: Mapping[str, Sequence[Any]]) -> None:
+def add_times(found: SumIncrement, column: Mapping[str, Sequence[Any]]) -> None:
     """Only of answered calls: errors that are returned at once would make a server look fast."""
     for name, count in (("total", "answered"), ("first", "begun")):
         times = [ns // 1000 for ns in column[f"{name}_ns"] if ns is not None]
@@ -107,7 +107,7 @@ def places(kind: Place, span: int) -> Iterator[Place]:
 
 def everywhere(kind: Place, added: Mapping[str, int]) -> Sums:
     """The same addition for every sum that includes calls of this kind."""
-    return {span: {place: Of(Counter(added)) for place in places(kind, span)} for span in SUMS}
+    return {span: {place: SumIncrement(Counter(added)) for place in places(kind, span)} for span in SUMS}
 
 
 def summed(rows: Iterable[CallRow]) -> Sums:
@@ -119,7 +119,7 @@ def summed(rows: Iterable[CallRow]) -> Sums:
         added = of_calls(some)
         for span, found in sums.items():
             for place in places(kind, span):
-                found.setdefault(place, Of()).add(added)
+                found.setdefault(place, SumIncrement()).add(added)
     return sums
 
 
@@ -139,7 +139,7 @@ async def add(connection: AsyncConnection, sums: Sums) -> None:
             await add_some(connection, SUMS[span], {one: by_id[one] for one in ids[at : at + CHUNK]})
 
 
-async def add_some(connection: AsyncConnection, table: Table, by_id: dict[str, tuple[Place, Of]]) -> None:
+async def add_some(connection: AsyncConnection, table: Table, by_id: dict[str, tuple[Place, SumIncrement]]) -> None:
     known = {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in await rows_of(connection, table, list(by_id))}
     for one, had in known.items():
         _, added = by_id[one]
@@ -152,5 +152,5 @@ async def add_some(connection: AsyncConnection, table: Table, by_id: dict[str, t
     await insert_rows(connection, table, COLUMNS, fresh)
 
 
-def columns(one: Of) -> Sequence[Any]:
+def columns(one: SumIncrement) -> Sequence[Any]:
     return *(min(one.counts[name], MOST) for name in COUNTS), *(bins.written(one.spread[name]) for name in BINS)

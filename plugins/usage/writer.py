@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import select
 
 from plugins.usage import sums
-from plugins.usage.rows import AttemptRow, CallRow, Names, Smooth, attempt_row, call_row
+from plugins.usage.rows import AttemptRow, CallRow, FirstAttempts, Names, attempt_row, call_row
 from plugins.usage.statements import alone, insert_rows
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
 from proxy.announcements import Attempt, CallEnded
@@ -48,7 +48,7 @@ class Writer(Backlog):
         super().__init__(clock)
         self.database = database
         self.waiting: deque[Waiting] = deque()
-        self.smooth = Smooth()
+        self.smooth = FirstAttempts()
         self.names = Names()
         self.writing: deque[Batch] = deque()
         self.full = asyncio.Event()

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
 
 FIRST: Final = 1
-"""Initial capacity of a sphere.  Most hold one question, so spare rows would take most of the memory."""
+"""Initial capacity of a group.  Most hold one question, so spare rows would take most of the memory."""
 MOST: Final = 2048
-"""Maximum number of questions in a sphere: those with the same system prompt, history, options and so on."""
+"""Maximum number of questions in a group: those with the same system prompt, history, options and so on."""
 CLOSEST: Final = 5
 """Nearest questions that a search returns at most."""
 
 
-class Sphere:
+class ContextGroup:
     """Questions with the same context.  Their vectors have shape (capacity, dimensions), float32, unit length."""
 
     def __init__(self, dimensions: int) -> None:
@@ -68,37 +68,37 @@ class Sphere:
 
 
 class Index:
-    """All spheres; the least recently used are evicted when they hold more than `most` questions together."""
+    """All groups; the least recently used are evicted when they hold more than `most` questions together."""
 
     def __init__(self) -> None:
-        self.spheres: OrderedDict[str, Sphere] = OrderedDict()
+        self.groups: OrderedDict[str, ContextGroup] = OrderedDict()
         self.size = 0
 
-    def add(self, sphere: str, where: str, question: str, vector: Vector, most: int) -> None:
-        found = self.spheres.get(sphere)
+    def add(self, context: str, where: str, question: str, vector: Vector, most: int) -> None:
+        found = self.groups.get(context)
         if found is None or found.vectors.shape[1] != len(vector):
-            self.forget(sphere)
-            found = self.spheres[sphere] = Sphere(len(vector))
-        self.spheres.move_to_end(sphere)
+            self.forget(context)
+            found = self.groups[context] = ContextGroup(len(vector))
+        self.groups.move_to_end(context)
         self.size -= len(found.asked)
         found.add(where, question, vector, most)
         self.size += len(found.asked)
-        while self.size > most and len(self.spheres) > 1:
-            self.forget(next(iter(self.spheres)))
+        while self.size > most and len(self.groups) > 1:
+            self.forget(next(iter(self.groups)))
 
-    def near(self, sphere: str, vector: Vector, threshold: float) -> list[tuple[str, str, float]]:
-        found = self.spheres.get(sphere)
+    def near(self, context: str, vector: Vector, threshold: float) -> list[tuple[str, str, float]]:
+        found = self.groups.get(context)
         if found is None or found.vectors.shape[1] != len(vector):
             return []
-        self.spheres.move_to_end(sphere)
+        self.groups.move_to_end(context)
         return list(found.near(vector, threshold))
 
-    def drop(self, sphere: str, where: str) -> None:
-        if (found := self.spheres.get(sphere)) is not None:
+    def drop(self, context: str, where: str) -> None:
+        if (found := self.groups.get(context)) is not None:
             self.size -= len(found.asked)
             found.drop(where)
             self.size += len(found.asked)
 
-    def forget(self, sphere: str) -> None:
-        if (found := self.spheres.pop(sphere, None)) is not None:
+    def forget(self, context: str) -> None:
+        if (found := self.groups.pop(context, None)) is not None:
             self.size -= len(found.asked)

@@ -25,7 +25,7 @@ Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class KnownPairs:
     """The pairs that this process knows.  A pair is a digest of two answers' keys and the context of the questions."""
 
     given: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
@@ -38,7 +38,7 @@ class Pairs:
     """Pairs in this process's memory, and in the cache's store for the other processes.  If the store fails, the
     memory still applies."""
 
-    memory: Memory
+    memory: KnownPairs
     store: KeyValue
     tenant: Callable[[str], str]
     """Gives the tenant of a caller."""

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from plugins.cache import key
 from plugins.cache.semantic.index import Index
 from plugins.cache.semantic.likeness import LONGEST, alike, at_odds
-from plugins.cache.semantic.pairs import Memory, Pairs
+from plugins.cache.semantic.pairs import KnownPairs, Pairs
 from proxy.config import Strict
 from proxy.errors import ProxyError
 from proxy.host import Host
@@ -60,17 +60,17 @@ class Settings(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
-    """A question with its vector.  sphere: digest of its context.  where: the key of its own answer."""
+class Question:
+    """A question with its vector.  context: digest of its context.  where: the key of its own answer."""
 
-    sphere: str
+    context: str
     question: str
     vector: Vector
     where: str
 
     def pair(self, where: str) -> str:
         """The digest of this question paired with the one whose answer is at `where`; the same from either side."""
-        return key.key_of(key.canonical_form(sorted((self.where, where)), "", self.sphere))
+        return key.key_of(key.canonical_form(sorted((self.where, where)), "", self.context))
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class State:
     """State that survives reloads.  Only pairs also survive a restart and are shared with other processes."""
 
     index: Index = field(default_factory=Index)
-    pairs: Memory = field(default_factory=Memory)
+    pairs: KnownPairs = field(default_factory=KnownPairs)
     hits: int = 0
     audited: int = 0
     wrong: int = 0
@@ -110,29 +110,29 @@ class Semantic:
         self.state = host.process_state("cache semantic", State)
         self.pairs = Pairs(self.state.pairs, store, tenant)
 
-    async def near(self, where: str, call: Call, stamp: str, tenant: str) -> Near | None:
+    async def near(self, where: str, call: Call, stamp: str, tenant: str) -> Question | None:
         """The call's question with its vector; None if it cannot be matched or embedded.  where: key of its answer."""
-        sphere = sphere_of(call, f"{stamp} {self.settings.model}", tenant)
-        if sphere is None or not isinstance(call.ask, Chat):
+        context = context_digest(call, f"{stamp} {self.settings.model}", tenant)
+        if context is None or not isinstance(call.ask, Chat):
             return None
         vector = await self.vector(call.ask.question, call)
-        return None if vector is None else Near(sphere, call.ask.question, vector, where)
+        return None if vector is None else Question(context, call.ask.question, vector, where)
 
-    async def found(self, near: Near, caller: str) -> list[tuple[str, float]]:
+    async def found(self, near: Question, caller: str) -> list[tuple[str, float]]:
         """Keys of the answers to similar questions, with the cosines, best first."""
-        candidates = self.state.index.near(near.sphere, near.vector, self.settings.threshold)
+        candidates = self.state.index.near(near.context, near.vector, self.settings.threshold)
         like = [(where, cosine) for where, question, cosine in candidates if alike(near.question, question)]
         fine = await self.pairs.open(caller, [near.pair(where) for where, _ in like])
         return [one for one, may in zip(like, fine, strict=True) if may]
 
-    def learn(self, near: Near, where: str) -> None:
-        self.state.index.add(near.sphere, where, near.question, near.vector, self.settings.questions)
+    def learn(self, near: Question, where: str) -> None:
+        self.state.index.add(near.context, where, near.question, near.vector, self.settings.questions)
 
-    def lost(self, near: Near, where: str) -> None:
+    def lost(self, near: Question, where: str) -> None:
         """Remove a question whose answer is no longer in the cache."""
-        self.state.index.drop(near.sphere, where)
+        self.state.index.drop(near.context, where)
 
-    def gave(self, call: Call, near: Near, where: str) -> None:
+    def gave(self, call: Call, near: Question, where: str) -> None:
         self.state.hits += 1
         told = (call.caller, call.id, near.pair(where))
         self.pairs.note(*told)
@@ -149,7 +149,9 @@ class Semantic:
 
         if self.host.clock.monotonic() < self.state.rests:
             return None
-        asked = own(call).but(model=self.settings.model, models=None, ask=Embed(inputs=(text,)), extra={}, headers={})
+        asked = internal_copy(call).but(
+            model=self.settings.model, models=None, ask=Embed(inputs=(text,)), extra={}, headers={}
+        )
         try:
             async with asyncio.timeout(PATIENCE):
                 answer = await collect(await self.host.send(asked))
@@ -184,7 +186,7 @@ class Semantic:
         """
         self.state.auditing += 1
         try:
-            anew = (await collect(await metered(own(call), call_next, self.host))).choice(0).text
+            anew = (await collect(await metered(internal_copy(call), call_next, self.host))).choice(0).text
             one, other = [await self.vector(text, call) for text in (given, anew)]
         finally:
             self.state.auditing -= 1
@@ -195,18 +197,18 @@ class Semantic:
         self.state.wrong += not right
         return right
 
-    async def wrong(self, call: Call, near: Near, where: str) -> None:
+    async def wrong(self, call: Call, near: Question, where: str) -> None:
         """Veto the pair, so that this question does not get that answer again."""
         self.pairs.note(call.caller, call.id, near.pair(where))
         await self.pairs.veto(call.caller, call.id, self.pairs.refused(call.caller, call.id))
 
 
-def own(call: Call) -> Call:
+def internal_copy(call: Call) -> Call:
     """A copy of a call for internal requests: with a new id and no tags, so that ratings and counts do not mix."""
     return call.but(id=timely_id("req_"), route="internal", tags={}, stream=False, deadline=None, observer=NOBODY)
 
 
-def sphere_of(call: Call, stamp: str, tenant: str) -> str | None:
+def context_digest(call: Call, stamp: str, tenant: str) -> str | None:
     """Digest of a question's context: everything in the call except the question itself, and the tenant.
 
     None for calls with tools or images, for empty or long questions, and if the last user message does not contain

@@ -10,7 +10,7 @@ import pytest
 
 from plugins.cache import outbox
 from plugins.cache.entry import Entry
-from plugins.cache.outbox import Item, Outbox, Place
+from plugins.cache.outbox import EntryPlace, Item, Outbox
 from proxy.clock import Clock
 from proxy.server import services as lent
 from proxy.stores.keyvalue import New, StoreError
@@ -49,7 +49,7 @@ def item(
     answer = Entry([Text(text), Finish("stop")], {}, 1.0)
     born = store.clock.time()
     return Item(
-        store, Place(where, call, "", b"[]", ttl, "", where), answer, born, largest, lambda: failures.append(where)
+        store, EntryPlace(where, call, "", b"[]", ttl, "", where), answer, born, largest, lambda: failures.append(where)
     )
 
 

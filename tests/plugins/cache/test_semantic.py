@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from plugins.cache.semantic import semantic
-from plugins.cache.semantic.index import MOST, Index, Sphere
+from plugins.cache.semantic.index import MOST, ContextGroup, Index
 from plugins.cache.semantic.likeness import LONGEST, alike, at_odds
 from proxy.upstreams.demo import Simulator
 from proxy.upstreams.demo.answers import Said
@@ -235,7 +235,7 @@ async def test_after_a_slow_embedding_the_next_calls_do_not_wait(start: Start, m
 
 
 def test_the_oldest_question_is_evicted_and_not_the_newest() -> None:
-    sphere, one = Sphere(1), np.ones(1, np.float32)
+    sphere, one = ContextGroup(1), np.ones(1, np.float32)
     for number in range(7):
         sphere.add(str(number), "q", one, 4)
     assert sorted(sphere.places) == ["3", "4", "5", "6"]
@@ -248,7 +248,7 @@ def test_memory_is_bounded_if_every_question_has_its_own_context() -> None:
     for number in range(50):
         index.add(f"{number}", "where", "q", one, 20)
     assert index.size == 20
-    assert sum(sphere.vectors.nbytes for sphere in index.spheres.values()) <= 2 * 20 * one.nbytes
+    assert sum(sphere.vectors.nbytes for sphere in index.groups.values()) <= 2 * 20 * one.nbytes
     for number in range(50):
         index.add("same", f"{number}", "q", one, 20)
     assert index.size <= 20
@@ -261,7 +261,7 @@ def test_the_index_is_bounded() -> None:
     assert index.size == MOST and not index.near("empty", one, 0.9)
     for number in range(MOST):
         index.add(f"of one {number}", "where", "q", one, MOST)
-    assert index.size <= MOST and "full" not in index.spheres
+    assert index.size <= MOST and "full" not in index.groups
     index.drop(f"of one {MOST - 1}", "where")
     assert index.near(f"of one {MOST - 1}", one, 0.9) == []
     index.add("wider", "a", "q", np.ones(2, np.float32) / 2**0.5, MOST)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from plugins.comparison.counts import Counts, percentiles
 from plugins.comparison.outcomes import Brief, Outcome
-from plugins.comparison.ranking import PRIOR, SCALE, Met, likeliest, strengths
+from plugins.comparison.ranking import PRIOR, SCALE, GameArrays, likeliest, strengths
 from plugins.comparison.results import NONE_GOOD, TIE
-from plugins.comparison.standings import Meetings
+from plugins.comparison.standings import GameCollector
 
 
 class Game(NamedTuple):
@@ -89,7 +89,7 @@ def rounds(draw: st.DrawFn, champion: bool) -> tuple[list[Game], int]:
 @settings(max_examples=40, deadline=None)
 @given(rounds(champion=True))
 def test_a_model_that_always_wins_ranks_first(given: tuple[list[Game], int]) -> None:
-    ratings = likeliest(Met(*given))
+    ratings = likeliest(GameArrays(*given))
     assert all(ratings[0] > other for other in ratings[1:])
 
 
@@ -97,19 +97,19 @@ def test_a_model_that_always_wins_ranks_first(given: tuple[list[Game], int]) -> 
 @given(rounds(champion=False), st.randoms(use_true_random=False))
 def test_names_order_and_sides_do_not_matter(given: tuple[list[Game], int], chance: object) -> None:
     games, models = given
-    ratings = likeliest(Met(games, models))
+    ratings = likeliest(GameArrays(games, models))
     names = list(range(models))
     chance.shuffle(names)  # type: ignore[attr-defined]
     turned = [Game(9 - one.comparison, names[one.other], names[one.one], 1 - one.score) for one in reversed(games)]
-    assert likeliest(Met(turned, models))[names] == pytest.approx(ratings, abs=1e-6)
+    assert likeliest(GameArrays(turned, models))[names] == pytest.approx(ratings, abs=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
 @given(rounds(champion=False))
 def test_inverting_all_results_inverts_the_ratings(given: tuple[list[Game], int]) -> None:
     games, models = given
-    turned = likeliest(Met([one._replace(score=1 - one.score) for one in games], models))
-    assert turned == pytest.approx(-likeliest(Met(games, models)), abs=1e-6)
+    turned = likeliest(GameArrays([one._replace(score=1 - one.score) for one in games], models))
+    assert turned == pytest.approx(-likeliest(GameArrays(games, models)), abs=1e-6)
 
 
 def test_ten_thousand_comparisons_are_ranked_quickly() -> None:
@@ -140,7 +140,7 @@ FAILED = answer("d", success=False)
 
 
 def ranked(given: list[Outcome], by: str) -> Any:
-    met = Meetings(by)
+    met = GameCollector(by)
     for one in given:
         met.add(one)
     return met.as_json()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from plugins.experiments.assigning import BUCKETS, point, subject, subject_of, takes_part, variant_of
+from plugins.experiments.assigning import BUCKETS, hash_point, subject, subject_of, takes_part, variant_of
 from plugins.experiments.definition import Definition
-from plugins.experiments.index import Book, Experiment, Stop
+from plugins.experiments.index import Experiment, ExperimentIndex, Stop
 from proxy.types import Call, Chat, Embed
 
 TWO: list[dict[str, Any]] = [{"name": "a"}, {"name": "b"}]
@@ -65,7 +65,7 @@ def test_another_salt_gives_an_independent_assignment() -> None:
 
 def test_assignments_are_the_same_in_every_process_and_version() -> None:
     """Python's `hash` differs between processes, and a changed hash function would reassign every unit."""
-    assert point("variant", "s", "user-1") == 12554737464270470213
+    assert hash_point("variant", "s", "user-1") == 12554737464270470213
     assert variant_of(definition(), "s", "user-1").name == "b"
 
 
@@ -93,11 +93,11 @@ def all_open(call: Call, one: Experiment) -> bool:
 
 
 def test_a_call_takes_part_in_one_experiment_only() -> None:
-    book = Book([experiment("two"), experiment("one", match={"models": "gemma*"})])
-    chosen = book.chosen(call(model="gemma:2b"), all_open), book.chosen(call(), all_open)
+    index = ExperimentIndex([experiment("two"), experiment("one", match={"models": "gemma*"})])
+    chosen = index.chosen(call(model="gemma:2b"), all_open), index.chosen(call(), all_open)
     assert [one and one.experiment.name for one in chosen] == ["one", "two"]
-    assert book.chosen(call(route="internal"), all_open) is None
-    limited = Book([experiment("one"), experiment("two")])
+    assert index.chosen(call(route="internal"), all_open) is None
+    limited = ExperimentIndex([experiment("one"), experiment("two")])
     left_out = limited.chosen(call(models=("x",)), lambda call, one: one.name != "one")
     assert left_out is not None and left_out.experiment.name == "two"
 
@@ -116,12 +116,12 @@ def test_a_call_takes_part_in_one_experiment_only() -> None:
     ],
 )
 def test_which_calls_match(match: dict[str, Any], fields: dict[str, Any], fits: bool) -> None:
-    assert (Book([experiment(match=match)]).chosen(call(**fields), all_open) is not None) == fits
+    assert (ExperimentIndex([experiment(match=match)]).chosen(call(**fields), all_open) is not None) == fits
 
 
 def test_experiments_for_chats_do_not_affect_other_calls() -> None:
-    book = Book([experiment(variants=[{"name": "a"}, {"name": "b", "system": "Be brief."}])])
-    assert book.chosen(call(ask=Embed(inputs=("x",))), all_open) is None
+    index = ExperimentIndex([experiment(variants=[{"name": "a"}, {"name": "b", "system": "Be brief."}])])
+    assert index.chosen(call(ask=Embed(inputs=("x",))), all_open) is None
 
 
 def test_units_of_a_stopped_variant_get_the_control_and_are_not_counted() -> None:

@@ -19,7 +19,7 @@ from plugins.experiments.definition import Definition, InFile
 from plugins.experiments.guarding import Guarding
 from plugins.experiments.index import Assigned, Experiment
 from plugins.experiments.measured import Measured
-from plugins.experiments.registry import Known
+from plugins.experiments.registry import ExperimentRegistry
 from plugins.experiments.results import SHARED, UNFAIR, Results, results
 from plugins.experiments.retention import GONE, Retention
 from plugins.experiments.statistics import Moments
@@ -189,8 +189,8 @@ def many_calls(one: Experiment, failing: dict[str, int], units: int) -> Batch:
 async def test_a_harmful_variant_is_stopped_once_and_logged(writer: Writer, caplog: pytest.LogCaptureFixture) -> None:
     variants = [{"name": "a"}, {"name": "bad"}, {"name": "good"}]
     one = experiment(variants=variants, guard={"metric": "errors", "worse_by": 0.05})
-    known = Known(writer.store, [one], writer.store.host)
-    await known.read()
+    registry = ExperimentRegistry(writer.store, [one], writer.store.host)
+    await registry.read()
     await writer.put(many_calls(one, {"a": 5, "bad": 40, "good": 4}, 400))
     guarding = Guarding(writer.store)
     with caplog.at_level(logging.ERROR):
@@ -198,8 +198,8 @@ async def test_a_harmful_variant_is_stopped_once_and_logged(writer: Writer, capl
     assert [record.message.partition(": ")[0] for record in caplog.records] == [
         "the variant 'bad' of the experiment 'one' was stopped"
     ]
-    await known.read()
-    (found,) = known.book.active
+    await registry.read()
+    (found,) = registry.index.active
     assert set(found.stops) == {"bad"} and not await guarding.look(found)
     told = (await results(writer.store.database, found)).as_json()
     assert [row["stopped"] and row["stopped"]["why"].startswith("errors is worse") for row in told["variants"]] == [
@@ -257,8 +257,8 @@ def test_the_relative_difference_has_the_sign_of_the_difference(control: float, 
 
 async def test_old_rows_are_deleted(writer: Writer) -> None:
     store, one = writer.store, experiment()
-    known = Known(store, [one], store.host)
-    await known.read()
+    registry = ExperimentRegistry(store, [one], store.host)
+    await registry.read()
     for number in range(5):
         writer.add(assigned(one, subject("user", "ann", "u")), ended(f"req_{number}"))
     writer.add(
@@ -266,7 +266,7 @@ async def test_old_rows_are_deleted(writer: Writer) -> None:
     )
     await writer.flush()
     store.host.clock.now = 1.7e9  # type: ignore[attr-defined]
-    await known.note()
+    await registry.note()
     await Retention(store, 7, 3).tidy()
     assert len(await rows(writer, CALLS)) == 3, "the newest"
     assert {row["experiment"] for row in await rows(writer, UNITS)} == {one.id}
@@ -281,9 +281,11 @@ async def test_another_definition_has_separate_results(writer: Writer) -> None:
     assert experiment(description="x", traffic=0.5, guard={"worse_by": 1}).id == one.id
     others = [experiment(unit="caller"), experiment(salt="x"), experiment(variants=TONE["variants"])]
     assert len({each.id for each in (one, *others)}) == 4
-    await Known(writer.store, [one], writer.store.host).read()
-    await Known(writer.store, [others[0]], writer.store.host).read()
-    assert (await Known(writer.store, [others[0]], writer.store.host).find(one.id)).definition == one.definition
+    await ExperimentRegistry(writer.store, [one], writer.store.host).read()
+    await ExperimentRegistry(writer.store, [others[0]], writer.store.host).read()
+    assert (
+        await ExperimentRegistry(writer.store, [others[0]], writer.store.host).find(one.id)
+    ).definition == one.definition
 
 
 async def test_a_definition_of_another_version_does_not_affect_other_experiments(
@@ -294,16 +296,16 @@ async def test_a_definition_of_another_version_does_not_affect_other_experiments
         await store.move(await store.create(name, made), "active", ["draft"])
     async with store.database.writing() as connection:
         await connection.execute(update(EXPERIMENTS).where(EXPERIMENTS.c.name == "old").values(definition="{}"))
-    known = Known(store, [], store.host)
-    await known.read()
-    assert [one.name for one in known.book.active] == ["new"] and "another version" in caplog.text
+    registry = ExperimentRegistry(store, [], store.host)
+    await registry.read()
+    assert [one.name for one in registry.index.active] == ["new"] and "another version" in caplog.text
 
 
 async def test_a_reload_while_the_database_is_down_keeps_the_known_experiments(writer: Writer) -> None:
     store = writer.store
     id = await store.create("made", Definition.model_validate(TWO))
     await store.move(id, "active", ["draft"])
-    await Known(store, [], store.host).read()
-    assert [one.name for one in Known(store, [], store.host).book.active] == ["made"]
-    same = Known(store, [from_file("made", InFile.model_validate(TONE))], store.host).book
+    await ExperimentRegistry(store, [], store.host).read()
+    assert [one.name for one in ExperimentRegistry(store, [], store.host).index.active] == ["made"]
+    same = ExperimentRegistry(store, [from_file("made", InFile.model_validate(TONE))], store.host).index
     assert [one.source for one in same.active] == ["file"], "the name refers to the one in the configuration"

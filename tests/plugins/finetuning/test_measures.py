@@ -7,7 +7,7 @@ import json
 import pytest
 
 from plugins.finetuning.measures import SOME, Measures
-from plugins.finetuning.trainer import LONGEST, TAIL, Said
+from plugins.finetuning.trainer import LONGEST, TAIL, OutputProtocol
 
 
 def test_steps_losses_messages_and_checkpoints_are_read() -> None:
@@ -55,7 +55,7 @@ def test_too_many_measures_are_thinned_out_and_the_last_is_kept() -> None:
 
 def test_long_lines_are_cut_and_endless_ones_skipped() -> None:
     heard: list[bytes] = []
-    said = Said(heard.append)
+    said = OutputProtocol(heard.append)
     for part in (b"a\nb", b"c\n", b"x" * (LONGEST + 1), b"y" * LONGEST, b"z\nd\n", b"e"):
         said.take(part)
     assert heard == [b"a", b"bc", b"d"]

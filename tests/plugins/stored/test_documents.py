@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from plugins.stored.documents import written
+from plugins.stored.documents import document_builder
 from proxy.errors import UpstreamError
 from proxy.streams import Answer
 from proxy.types import JSON, Event, Finish, Receipt, Text, Thinking, ToolCalled, Usage
@@ -26,7 +26,7 @@ def receipt() -> Receipt:
 @pytest.mark.parametrize("streams", [True, False])
 def test_the_stored_answer_equals_the_clients_for_any_order_of_events(streams: bool) -> None:
     kept, events = receipt(), [*MIXED, Usage(1, 2), Finish("tool_calls")]
-    answer, one = Answer(), written(kept, streams, {})
+    answer, one = Answer(), document_builder(kept, streams, {})
     style = ResponseStyle(kept.head, kept.complete)
     chunks, said = style.chunks(""), b""
     for event in events:
@@ -42,7 +42,7 @@ def test_the_stored_answer_equals_the_clients_for_any_order_of_events(streams: b
 
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_cut_off_answer_is_stored_as_far_as_it_came(streams: bool) -> None:
-    one = written(receipt(), streams, {})
+    one = document_builder(receipt(), streams, {})
     for event in (Thinking("hm"), Text("a")):
         one.hear(event)
     failed = one.failure(UpstreamError("gone", "cut"))

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from plugins.stored import retention
-from plugins.stored.answers import Document, Kept
+from plugins.stored.answers import Document, StoredAnswer
 from plugins.stored.retention import DAY, Retention
 from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS, FEATURE
@@ -134,9 +134,9 @@ async def test_failing_a_response_does_not_read_its_large_columns(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dead server may leave a hundred of them with megabytes of input each."""
-    read: list[Kept] = []
+    read: list[StoredAnswer] = []
 
-    async def fail(store: Store, kept: Kept) -> None:
+    async def fail(store: Store, kept: StoredAnswer) -> None:
         read.append(kept)
 
     monkeypatch.setattr(retention, "fail", fail)

@@ -85,7 +85,7 @@ def batched(made: list[CallRow], chance: random.Random) -> sums.Sums:
         some, made = made[: (at := chance.randint(1, len(made)))], made[at:]
         for span, places in sums.summed(some).items():
             for place, added in places.items():
-                found[span].setdefault(place, sums.Of()).add(added)
+                found[span].setdefault(place, sums.SumIncrement()).add(added)
     return found
 
 
