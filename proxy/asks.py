@@ -127,7 +127,7 @@ class Embed(Struct, frozen=True, kw_only=True):
 Spelling: TypeAlias = Callable[[str | None], str | None]
 
 
-def as_it_is(param: str | None) -> str | None:
+def unchanged(param: str | None) -> str | None:
     return param
 
 
@@ -148,7 +148,7 @@ class Receipt(Struct, frozen=True):
     head: Mapping[str, JSON]
     input: Sequence[JSON]
     complete: Moment = field(default_factory=Moment)
-    spelled: Spelling = as_it_is
+    spelled: Spelling = unchanged
     right: Callable[[], None] = not_stored
 
 

@@ -9,7 +9,7 @@ from proxy.announcements import Attempt
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.meter import broken_off
-from proxy.observer import Heard, Try
+from proxy.observer import ReportLog, Try
 from proxy.types import Call, Handler, Reply
 
 
@@ -26,8 +26,8 @@ async def tried(
     also: tells which other errors count as failed tries, because they are a reason to ask elsewhere.
     """
     heard = call.observer
-    if not isinstance(heard, Heard):  # such as for a plugin's own call
-        return await tried(call.but(observer=Heard()), call_next, host, number, also)
+    if not isinstance(heard, ReportLog):  # such as for a plugin's own call
+        return await tried(call.but(observer=ReportLog()), call_next, host, number, also)
     one, here = begun(call, number, host)
     try:
         reply = await call_next(here)
@@ -61,7 +61,7 @@ def begun(call: Call, number: int, host: Host) -> tuple[Try, Call]:
     return one, call.but(trying=one)
 
 
-def left(call: Call, one: Try | None, host: Host, heard: Heard, error: BaseException) -> None:
+def left(call: Call, one: Try | None, host: Host, heard: ReportLog, error: BaseException) -> None:
     """Handle a cancelled try.  Any plugin may have cancelled it, so the outermost one announces it, with the reason.
 
     A call that was never sent, for example because it waited for a host, is not a try.

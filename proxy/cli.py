@@ -214,7 +214,7 @@ def check(args: argparse.Namespace) -> int:
     from proxy import config_file, server
 
     read = config_file.reader(args.file, config_file.Overrides())
-    config, source = asyncio.run(server.examined(read))
+    config, source = asyncio.run(server.checked_config(read))
     check_exposure(config, source, insecure=False)
     for doubt in doubts(config, source):
         print(f"{args.file}: {doubt}", file=sys.stderr)

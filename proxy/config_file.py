@@ -49,7 +49,7 @@ def reader(path: Path, told: Overrides) -> Read:
     return read
 
 
-def held(read: Read, first: Config, insecure: bool) -> Read:
+def for_reload(read: Read, first: Config, insecure: bool) -> Read:
     """A function that reads the file for a reload, which cannot change `listen` and `database`.
 
     `listen` stays, because access rules depend on the real address; `database`, because running calls still write their

@@ -122,7 +122,7 @@ class Live(Generic[Value]):
         """The number of running calls, in all pipelines."""
         return self.pipeline.calls + sum(one.calls for one in self.retiring)
 
-    async def idle(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until no call is running."""
         while self.calls:
             for one in (self.pipeline, *self.retiring):

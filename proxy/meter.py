@@ -17,10 +17,10 @@ from proxy.asks import choices
 from proxy.errors import ProxyError, UpstreamError, was_asked
 from proxy.estimates import LETTERS, guess, letters
 from proxy.host import Host
-from proxy.observer import Heard, Made
+from proxy.observer import HeldBackAnswer, ReportLog
 from proxy.readiness import STOPPED
 from proxy.rejected import NOTHING, Counts
-from proxy.streams import Owed, Replay
+from proxy.streams import Replay, SharedUsage
 from proxy.types import Call, Event, Events, Finish, Handler, Reply, Text, Thinking, ToolCalled, Usage, Vectors
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def refused(call: Call, error: ProxyError, host: Host) -> None:
     Tally.of(call, host).end(error)
 
 
-class Tally(Heard, eq=False, kw_only=True):
+class Tally(ReportLog, eq=False, kw_only=True):
     """The measurement of one call, updated with each event.  at: Unix seconds; began, first: monotonic seconds."""
 
     call: Call
@@ -132,7 +132,7 @@ class Tally(Heard, eq=False, kw_only=True):
             self.finished += 1
         elif isinstance(event, Usage):
             self.usage = event
-            self.owed = self.owed or type(event) is Owed
+            self.owed = self.owed or type(event) is SharedUsage
         elif isinstance(event, Thinking):
             self.pieces += 1
             self.thought += len(event.text)
@@ -255,7 +255,7 @@ class Tally(Heard, eq=False, kw_only=True):
         told = {name: facts[name] for name in recorded if name in facts}
         return {**tags, **told}
 
-    def see_through(self, made: Made) -> None:
+    def see_through(self, made: HeldBackAnswer) -> None:
         """Count also what was generated but still held back when the client stopped reading."""
         if made.given:
             self.pieces, self.said = max(self.pieces, made.pieces), max(self.said, made.said)

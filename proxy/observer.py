@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from proxy.types import Usage
 
 
-class Made(Struct, eq=False):
+class HeldBackAnswer(Struct, eq=False):
     """An answer that is read, but held back until it is certain that it will be delivered.
 
     model, upstream: which generate it, "" if unknown.  usage: as the upstream reported it.
@@ -47,7 +47,7 @@ class Observer:
     def spared(self) -> None:
         """Another call pays for the generation that this one shares."""
 
-    def holds(self, made: Made) -> None:
+    def holds(self, made: HeldBackAnswer) -> None:
         """An answer is being read that may not be delivered; `made` grows while it is read."""
 
     def placed(self, upstream: str) -> None:
@@ -77,7 +77,7 @@ class Try(Struct, eq=False):
     """Whether a plugin further in already makes this try; if it sends several calls at once, only the first does."""
 
 
-class Heard(Observer, Struct, eq=False):
+class ReportLog(Observer, Struct, eq=False):
     """A Observer that remembers what was reported."""
 
     sent_as: str = ""
@@ -88,9 +88,9 @@ class Heard(Observer, Struct, eq=False):
     """Whether the call was sent to an upstream in a try that has not failed."""
     spares: bool = False
     """Whether another call pays."""
-    making: tuple[Made, ...] = ()
+    making: tuple[HeldBackAnswer, ...] = ()
     """Answers that are or were held back."""
-    last: Made | None = None
+    last: HeldBackAnswer | None = None
     """The newest of the last try, None if it has none."""
 
     @property
@@ -110,7 +110,7 @@ class Heard(Observer, Struct, eq=False):
     def spared(self) -> None:
         self.spares = True
 
-    def holds(self, made: Made) -> None:
+    def holds(self, made: HeldBackAnswer) -> None:
         made.model = made.model or self.sent_as
         self.making += (made,)
         self.last = made

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from proxy.announcements import Rejected
 from proxy.estimates import LETTERS
-from proxy.observer import Made
+from proxy.observer import HeldBackAnswer
 from proxy.types import Event, Text, Thinking, ToolCalled, Usage
 
 NOTHING: Final = Usage(None, None)
@@ -18,7 +18,7 @@ Counts = tuple[int | None, int | None, int | None, int | None]
 """Prompt, completion, cached and thinking tokens; None if unknown."""
 
 
-def grown(made: Made, event: Event) -> None:
+def grown(made: HeldBackAnswer, event: Event) -> None:
     """Count one more event of a held-back answer."""
     if isinstance(event, Usage):
         made.usage = event
@@ -35,7 +35,7 @@ def grown(made: Made, event: Event) -> None:
 
 
 def in_all(
-    counts: Counts, estimated: Iterable[str], making: Iterable[Made], about: int, stream: bool
+    counts: Counts, estimated: Iterable[str], making: Iterable[HeldBackAnswer], about: int, stream: bool
 ) -> tuple[Counts, tuple[str, ...], tuple[Rejected, ...]]:
     """A call's total counts, the names of those that are estimated, and its answers that were not delivered.
 
@@ -47,7 +47,7 @@ def in_all(
     return with_them(counts, lost), tuple(dict.fromkeys(guessed)), lost
 
 
-def part(one: Made, about: int, stream: bool, guessed: list[str]) -> Rejected:
+def part(one: HeldBackAnswer, about: int, stream: bool, guessed: list[str]) -> Rejected:
     """guessed: the names of counts that had to be estimated are appended to it."""
     usage = one.usage or NOTHING
     prompt, completion, thinking = usage.prompt_tokens, usage.completion_tokens, usage.thinking_tokens

@@ -20,7 +20,7 @@ from aiohttp import web
 from proxy.background import Background, ends_first
 from proxy.build import build, check, migrate
 from proxy.config import Config, Log
-from proxy.config_file import Read, Watch, held
+from proxy.config_file import Read, Watch, for_reload
 from proxy.edge.front import Front, FrontConfig, Tell
 from proxy.edge.http import HttpServer
 from proxy.errors import ConfigError
@@ -78,7 +78,7 @@ class Server:
     def readiness(self) -> Readiness:
         return self.services.readiness
 
-    def unbelieved(self, connection: web.RequestHandler) -> Collection[str]:
+    def untrusted_headers(self, connection: web.RequestHandler) -> Collection[str]:
         """The headers that are removed from requests on this connection, because its peer is not a trusted gateway."""
         config = self.live.pipeline.value
         if not config.stripped:
@@ -91,7 +91,7 @@ class Server:
         told = await asyncio.gather(*(pool.alive() for pool in pools.values()))
         return dict(zip(pools, told, strict=True))
 
-    async def doubt(self) -> None:
+    async def warn(self) -> None:
         """Log what in the configuration does not match the upstreams.  Of several processes, only the first does."""
         if not self.services.worker_info.index:
             for doubt in await self.live.pipeline.value.doubts():
@@ -103,7 +103,7 @@ class Server:
             for name, hosts in (await self.hosts()).items():
                 for why in filter(None, hosts.values()):
                     log.warning("upstream %s does not answer: %s", name, why)
-        await self.doubt()
+        await self.warn()
 
     async def renew(self) -> None:
         """Apply the file's present contents.  Raises ConfigError, with nothing changed, if they are wrong."""
@@ -114,14 +114,14 @@ class Server:
         self.services.background.start(self.look_around(), "asking the upstreams")
 
     async def reload(self) -> bool:
-        return await renewed(self.renew)
+        return await log_reload(self.renew)
 
-    async def quiet(self, patience: float) -> bool:
+    async def calls_ended(self, patience: float) -> bool:
         """Wait for the end of running calls, up to `patience` seconds or until `hurry`; gives whether they ended."""
-        return await ends_first(self.live.idle(), self.hurry.wait(), patience)
+        return await ends_first(self.live.wait_until_idle(), self.hurry.wait(), patience)
 
 
-async def renewed(renew: Renew) -> bool:
+async def log_reload(renew: Renew) -> bool:
     """Reload and log the outcome; gives whether it succeeded.  A wrong file changes nothing."""
     try:
         await renew()
@@ -137,7 +137,7 @@ async def renewed(renew: Renew) -> bool:
     return True
 
 
-async def examined(read: Read) -> tuple[Config, Source]:
+async def checked_config(read: Read) -> tuple[Config, Source]:
     """The configuration, with everything checked that can be checked without starting.  Raises ConfigError."""
     config, source = read()
     async with services() as lent:
@@ -174,7 +174,7 @@ class OwnPort:
     async def close(self, server: Server) -> None:
         if calls := server.live.calls:
             log.info(STOPPING, calls)
-            await server.quiet(min(GRACE, server.config.listen.drain))
+            await server.calls_ended(min(GRACE, server.config.listen.drain))
         await self.site.stop()
 
 
@@ -197,7 +197,7 @@ async def serving(
     async with services(worker_info) as lent:
         pipeline = await build(config, source, lent)
         live = Live(pipeline, lent.background)
-        server = Server(config, live, lent, held(read, config, insecure))
+        server = Server(config, live, lent, for_reload(read, config, insecure))
         try:
             async with listening(server, tell, connections or OwnPort()):
                 yield server
@@ -213,24 +213,24 @@ async def listening(server: Server, tell: Tell | None, connections: ConnectionSo
         front,
         lambda: server.live.pipeline.value.max_bytes,
         lambda: server.live.pipeline.value.patience,
-        server.unbelieved,
+        server.untrusted_headers,
     )
     runner = web.ServerRunner(http, shutdown_timeout=1)
     await runner.setup()
     try:
         server.url = await connections.open(server, runner)
         yield
-        await drained(server, connections, front)
+        await drain(server, connections, front)
     finally:
         server.readiness.stopping = server.readiness.cut = True
         await runner.cleanup()
 
 
-async def drained(server: Server, connections: ConnectionSource, front: Front) -> None:
+async def drain(server: Server, connections: ConnectionSource, front: Front) -> None:
     """Report not ready, close the port, then give running calls `listen.drain` seconds to finish."""
     server.readiness.stopping = True
     await connections.close(server)
-    if server.live.calls and not await server.quiet(server.config.listen.drain):
+    if server.live.calls and not await server.calls_ended(server.config.listen.drain):
         log.warning("calls that have not finished are ended now")
         front.cut()
 
@@ -247,7 +247,7 @@ async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Serve
         server.services.background.start(reloading(server.renew, watch), "reloading")
         server.services.background.start(watch.looking(), "watching the configuration")
         await started(server)
-        server.services.background.start(server.doubt(), "asking for the models of aliases")
+        server.services.background.start(server.warn(), "asking for the models of aliases")
         settle_down()
         await stop.wait()
     if tell is not None:
@@ -274,7 +274,7 @@ def settle_down() -> None:
 async def reloading(renew: Renew, watch: Watch) -> None:
     while True:
         await watch.next()
-        await renewed(renew)
+        await log_reload(renew)
 
 
 def url_of(host: str, port: int) -> str:

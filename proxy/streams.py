@@ -22,7 +22,7 @@ from proxy.types import (
 )
 
 
-class Owed(Usage, frozen=True, tag="Usage"):
+class SharedUsage(Usage, frozen=True, tag="Usage"):
     """Usage for a caller that shares an answer with others and now pays for it, as the one who was to pay has left."""
 
 

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from proxy.acceptor import Acceptor, bound
 from proxy.background import Background, ends_first
 from proxy.config import Config
-from proxy.config_file import Overrides, Read, Watch, held
+from proxy.config_file import Overrides, Read, Watch, for_reload
 from proxy.errors import ConfigError
 from proxy.host import WorkerInfo
 from proxy.identity import check_exposure
-from proxy.server import BACKLOG, GRACE, STOPPING, Hosts, examined, reloading, url_of
+from proxy.server import BACKLOG, GRACE, STOPPING, Hosts, checked_config, reloading, url_of
 from proxy.worker_messages import Start, StopNow
 from proxy.worker_slot import MARGIN, WorkerSlot
 from proxy.yamlfile import Source
@@ -78,7 +78,7 @@ class Supervisor:
     async def renew(self) -> None:
         """Give the file's present contents to all workers.  Raises ConfigError, with nothing changed, if one of them
         cannot use it."""
-        config, source = await examined(self.read)
+        config, source = await checked_config(self.read)
         before, self.text = self.text, source.text
         if problems := await self.hand_out(source.text):
             self.text = before
@@ -151,11 +151,11 @@ async def run(read: Read, watch: Watch, told: Overrides, tell: Callable[[Supervi
 
     Raises ConfigError, or OSError if the port is taken.
     """
-    config, source = await examined(read)
+    config, source = await checked_config(read)
     check_exposure(config, source, told.insecure)
     listening = await bound(config.listen.host, config.listen.port, BACKLOG)
     url = url_of(config.listen.host, listening[0].getsockname()[1])
-    again = held(read, config, told.insecure)
+    again = for_reload(read, config, told.insecure)
     with tempfile.TemporaryDirectory(prefix="gemmapy-", ignore_cleanup_errors=True) as folder:
         supervisor = Supervisor(again, (config, source), told, Acceptor(listening), url, folder)
         loop = asyncio.get_running_loop()

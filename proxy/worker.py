@@ -142,7 +142,7 @@ class Worker:
 
     async def report_host_states(self, server: Server) -> None:
         self.send(HostStates(upstreams={name: dict(hosts) for name, hosts in (await server.hosts()).items()}))
-        await server.doubt()
+        await server.warn()
 
     async def send_heartbeats(self) -> None:
         while not self.stop.is_set():
@@ -150,7 +150,7 @@ class Worker:
             await asyncio.sleep(BEAT)
 
     async def report_idle(self, server: Server) -> None:
-        await server.live.idle()
+        await server.live.wait_until_idle()
         self.send(RunningCalls(count=0))
 
     async def run(self) -> None:

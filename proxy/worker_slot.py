@@ -54,11 +54,11 @@ def pause_before_restart(last: float, lived: float) -> float:
     return FIRST if not last or lived > LONG else min(2 * last, MOST)
 
 
-def ending(status: int) -> str:
+def exit_in_words(status: int) -> str:
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
-def program() -> list[str]:
+def worker_command() -> list[str]:
     """The command for a worker.  Unless this process itself was imported from the working directory, `-P` keeps the
     worker from importing another folder `proxy` there."""
     here = sys.path[:1] in ([""], [os.getcwd()])
@@ -95,7 +95,7 @@ class WorkerProcess:
                 self.send(Stop())
             async for report in messages_of(reports, REPORTS):
                 self.receive(report, channel)
-            return "; ".join([ending(await self.status()), *self.problems])
+            return "; ".join([exit_in_words(await self.status()), *self.problems])
         finally:
             self.kill()
             if self.control is None:
@@ -106,7 +106,7 @@ class WorkerProcess:
 
     async def spawn(self, *numbers: int) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *program(),
+            *worker_command(),
             *map(str, numbers),
             pass_fds=numbers,
             stdin=asyncio.subprocess.DEVNULL,

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from proxy.stores.keyvalue import Kept
+from proxy.stores.keyvalue import StoredValue
 from proxy.types import Event, Finish, Said, Text, Usage
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def unpacked(packed: bytes) -> Entry | None:
 _remembered = lru_cache(512)(Entry.unpack)
 
 
-def of_kept(kept: Kept | None) -> tuple[Entry, float] | None:
+def of_kept(kept: StoredValue | None) -> tuple[Entry, float] | None:
     """The answer and when it was given, in Unix seconds; None if there is none or it is malformed."""
     found = None if kept is None else unpacked(kept.value)
     return None if kept is None or found is None else (found, kept.born)

@@ -10,8 +10,8 @@ from msgspec import Struct, field
 from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Background
-from proxy.observer import Heard
-from proxy.streams import Owed, Replay
+from proxy.observer import ReportLog
+from proxy.streams import Replay, SharedUsage
 from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
 
 
@@ -42,7 +42,7 @@ class Flight(Struct, eq=False):
     readers: dict[object, Callable[[str], None]] = {}
     """The readers in order of arrival, each with its progress callback."""
     payer: object = None
-    asked: Heard = field(default_factory=Heard)
+    asked: ReportLog = field(default_factory=ReportLog)
     task: asyncio.Task[None] | None = None
     waiting: list[asyncio.Future[None]] = []
 
@@ -180,13 +180,13 @@ def name_of(where: str, call: Call) -> str:
     return where if call.models is None else f"{where} {sorted(call.models)}"
 
 
-def payment_event(events: Sequence[Event]) -> Owed:
+def payment_event(events: Sequence[Event]) -> SharedUsage:
     """The event that makes a reader the payer, with the usage that it has already seen in these events."""
     told = next((event for event in reversed(events) if isinstance(event, Usage)), None)
     if told is None:
-        return Owed(None, None)
+        return SharedUsage(None, None)
     known = (told.prompt_tokens, told.completion_tokens, told.cached_tokens)
-    return Owed(*known, told.load_ns, told.prompt_ns, told.eval_ns, told.thinking_tokens)
+    return SharedUsage(*known, told.load_ns, told.prompt_ns, told.eval_ns, told.thinking_tokens)
 
 
 def copied_error(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ from plugins.cache import key
 from plugins.cache.entry import COMPRESSED, Entry
 from proxy.errors import Busy
 from proxy.host import Services
-from proxy.stores.keyvalue import KeyValue, New, StoreError
+from proxy.stores.keyvalue import KeyValue, NewValue, StoreError
 from proxy.types import Call
 
 SOON: Final = 0.01
@@ -57,7 +57,7 @@ class Item:
     packed: bytes | None = None
     """The packed entry, once it was needed; compressing a long one again for every hit would be expensive."""
 
-    def new(self, now: float) -> New | None:
+    def new(self, now: float) -> NewValue | None:
         """The entry to be written; None if it is too large or has already expired."""
         if (packed := self.packed) is None:
             packed = self.packed = self.entry.pack()
@@ -66,7 +66,7 @@ class Item:
         if len(packed) > self.largest or left <= 0:
             return None
         model = self.entry.facts.get("model", place.call.model)
-        return New(place.where, packed, left, place.label(model))
+        return NewValue(place.where, packed, left, place.label(model))
 
 
 class Outbox:
@@ -129,7 +129,7 @@ class Outbox:
         finally:
             self.over(items)
 
-    async def packed(self, items: Sequence[Item]) -> list[New]:
+    async def packed(self, items: Sequence[Item]) -> list[NewValue]:
         news = []
         for item in items:
             if (new := item.new(self.clock.time())) is None:

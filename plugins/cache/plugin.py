@@ -25,7 +25,7 @@ from proxy.announcements import Rated
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
-from proxy.stores.keyvalue import Instant, New, StoreError
+from proxy.stores.keyvalue import Instant, NewValue, StoreError
 from proxy.streams import whole
 from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
 
@@ -224,7 +224,7 @@ class Cache:
         if self.instant is None:
             self.outbox.put(Item(self.store, place, answer, self.clock.time(), largest, self.failed))
         elif len(packed := answer.pack()) <= largest:
-            self.instant.put(New(place.where, packed, place.ttl, place.label(model)))
+            self.instant.put(NewValue(place.where, packed, place.ttl, place.label(model)))
         if near is not None and self.semantic is not None:
             self.semantic.learn(near, place.where)
 

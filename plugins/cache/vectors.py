@@ -14,7 +14,7 @@ from plugins.cache.invalidations import Invalidations
 from plugins.cache.stats import Stats
 from proxy.errors import UpstreamError
 from proxy.host import Host
-from proxy.stores.keyvalue import KeyValue, New, StoreError
+from proxy.stores.keyvalue import KeyValue, NewValue, StoreError
 from proxy.streams import Answer, collect, replay
 from proxy.types import Call, Embed, Handler, Reply, Usage
 from proxy.types import Vectors as VectorsEvent
@@ -94,7 +94,7 @@ class Vectors:
         if entry.is_of(reply.facts, terms.stamp):
             model, tenant = reply.facts.get("model", call.model), terms.tenant
             news = [
-                New(
+                NewValue(
                     where,
                     entry.pack_vector(*rows[text]),
                     terms.ttl,
@@ -119,7 +119,7 @@ class Vectors:
                 rows[text], oldest = row, max(oldest, now - kept.born)
         return rows, oldest
 
-    async def keep(self, news: list[New], began: float) -> None:
+    async def keep(self, news: list[NewValue], began: float) -> None:
         """Cache vectors, except those cleared since their request began; one cleared during the write is deleted."""
         going = [one for one in news if not self.was_taken(one, began)]
         with suppress(StoreError):  # logged by the store
@@ -127,7 +127,7 @@ class Vectors:
             if late := [one.key for one in going if self.was_taken(one, began)]:
                 await self.store.delete(late)
 
-    def was_taken(self, one: New, began: float) -> bool:
+    def was_taken(self, one: NewValue, began: float) -> bool:
         return self.invalidations.took(began, one.key, lambda: one.label)
 
 

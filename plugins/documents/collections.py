@@ -28,7 +28,7 @@ from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS,
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.transaction_lock import turn
+from proxy.sql.transaction_lock import transaction_lock
 from proxy.wire.ids import new_id
 
 USUAL: Final = "default"
@@ -132,7 +132,7 @@ class Collections:
         one = Collection(id, owner, name, about, model or self.model, 0, sharing.everyone, now, id)
         try:
             async with self.database.writing(lasting=True) as connection:
-                await turn(connection, f"collections of {owner}")
+                await transaction_lock(connection, f"collections of {owner}")
                 mine = select(func.count()).where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
                 if (await connection.execute(mine)).scalar_one() >= self.most:
                     raise BadCall(

@@ -12,7 +12,7 @@ from plugins.documents.index_tables import cancel_move, shared_lock
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.lease import Holder, Silence
+from proxy.sql.lease import LeaseHolder, SilenceTimer
 
 LEASE: Final = 30.0
 """Seconds after the last heartbeat at which a job's lease expires."""
@@ -51,9 +51,9 @@ class JobQueue:
         self.clock = clock
         self.changed = asyncio.Event()
         """Set, and replaced by a new event, whenever a job of this process makes progress."""
-        self.holder = Holder(server)
+        self.holder = LeaseHolder(server)
         self.name = self.holder.name
-        self.silence = Silence(clock, SILENT)
+        self.silence = SilenceTimer(clock, SILENT)
 
     def tell(self) -> None:
         self.changed.set()

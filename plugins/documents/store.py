@@ -21,7 +21,7 @@ from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, 
 from proxy.errors import BadCall, Busy, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.transaction_lock import turn
+from proxy.sql.transaction_lock import transaction_lock
 from proxy.types import JSON
 from proxy.wire.ids import new_id
 
@@ -107,7 +107,7 @@ class Store:
         same = (ITEMS.c.collection == collection) & (ITEMS.c.digest == new.content.digest)
         if (row := (await connection.execute(select(ITEMS).where(same))).first()) is not None:
             return await self.again(connection, Item(*row), payer.key), False
-        await turn(connection, f"documents of {payer.name}")
+        await transaction_lock(connection, f"documents of {payer.name}")
         count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == payer.name)
         if (await connection.execute(count)).scalar_one() >= self.most:
             raise BadCall(f"You have {self.most} documents, which is the maximum.", code="too_many_documents")

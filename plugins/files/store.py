@@ -14,7 +14,7 @@ from proxy.errors import BadCall, NotFound, TooLarge
 from proxy.file_access import FileAccess, FileInfo
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.transaction_lock import turn
+from proxy.sql.transaction_lock import transaction_lock
 from proxy.wire.ids import new_id
 
 PIECE: Final = 1024 * 1024
@@ -75,7 +75,7 @@ class Store:
         """The id of a new, empty file, which is invisible until `finish`.  Raises BadCall if there are too many."""
         now, id = self.now(), id or new_id("file-")
         async with self.database.writing() as connection:
-            await turn(connection, f"files of {owner}")
+            await transaction_lock(connection, f"files of {owner}")
             count = select(func.count()).where((FILES.c.owner == owner) & (FILES.c.status != "gone"))
             if (await connection.execute(count)).scalar_one() >= self.bounds.files:
                 message = f"You have {self.bounds.files} files, which is the maximum; delete some."
@@ -88,7 +88,7 @@ class Store:
         """Append the next piece.  Raises TooLarge if all of the owner's files together would have too many bytes,
         and NotFound if it was deleted meanwhile."""
         async with self.database.writing() as connection:
-            await turn(connection, f"files of {owner}")
+            await transaction_lock(connection, f"files of {owner}")
             own = (FILES.c.owner == owner) & (FILES.c.status != "gone")
             sizes = select(func.coalesce(func.sum(FILES.c.bytes), 0)).where(own)
             room = self.bounds.bytes - int((await connection.execute(sizes)).scalar_one())

@@ -12,8 +12,8 @@ from plugins.finetuning.events import Events, said
 from plugins.finetuning.store import OPEN, Job, Store
 from plugins.finetuning.tables import JOBS
 from proxy.errors import BadCall
-from proxy.sql.lease import Holder, Silence
-from proxy.sql.transaction_lock import turn
+from proxy.sql.lease import LeaseHolder, SilenceTimer
+from proxy.sql.transaction_lock import transaction_lock
 
 LEASE: Final = 30.0
 """Seconds after which a lease ends unless it is renewed."""
@@ -30,8 +30,8 @@ class JobLeases:
         self.database = store.database
         self.server = server
         self.at_once = at_once
-        self.holder = Holder(server)
-        self.silence = Silence(store.clock, SILENT)
+        self.holder = LeaseHolder(server)
+        self.silence = SilenceTimer(store.clock, SILENT)
 
     async def claim(self, status: str, trainers: Collection[str], but: Collection[str] = ()) -> Job | None:
         """Take the oldest job that waits, or whose process has died; it is this process's from now on.
@@ -64,7 +64,7 @@ class JobLeases:
         same = (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == job.holder)
         async with self.database.writing() as connection:
             if job.status != "validating_files":
-                await turn(connection, "training")
+                await transaction_lock(connection, "training")
                 if await self.busy(connection, job.id) >= self.at_once:
                     return None
             changed = update(JOBS).where(same & (JOBS.c.until == job.until)).values(**told).returning(*JOBS.c)

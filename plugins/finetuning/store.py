@@ -14,7 +14,7 @@ from plugins.finetuning.tables import JOBS
 from proxy.errors import BadCall, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.transaction_lock import turn
+from proxy.sql.transaction_lock import transaction_lock
 from proxy.types import JSON
 
 OPEN: Final = ("validating_files", "queued", "running")
@@ -76,7 +76,7 @@ class Store:
         owner = row["owner"]
         mine = JOBS.c.owner == owner
         async with self.database.writing(lasting=True) as connection:
-            await turn(connection, f"fine-tuning of {owner}")
+            await transaction_lock(connection, f"fine-tuning of {owner}")
             made = insert(JOBS).values(**row, status="validating_files", at=self.micros())
             job = Job(*(await connection.execute(made.returning(*JOBS.c))).one())
             count = select(func.count()).where(mine & JOBS.c.status.in_(OPEN))

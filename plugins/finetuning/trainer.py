@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat
 from proxy.config import Strict
 from proxy.errors import ProxyError
 from proxy.host import interruptible_sleep, shielded
-from proxy.sql.lockfile import taken
+from proxy.sql.lockfile import try_lock
 
 GUARD: Final = Path(__file__).parent / "guard.py"
 GRACE: Final = 10.0
@@ -171,7 +171,7 @@ def opened(folder: Path) -> Iterator[int]:
 def locked(file: int) -> bool:
     """Lock a file; False if another process has the lock, which lasts while any process has that descriptor open."""
     try:
-        return taken(file)
+        return try_lock(file)
     except OSError:  # some file systems do not support locks
         return True
 

@@ -35,7 +35,7 @@ Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class VerifiedKey:
     """A cached valid key, with monotonic times.
 
     fresh: until then it is not looked up again.  good: until then it is accepted while the database is unavailable.
@@ -47,14 +47,14 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedKey:
     """A cached refused key.  why: the end of a sentence that begins with `The API key`."""
 
     why: str
     until: float
 
 
-Outcome: TypeAlias = Known | Refused | ProxyError
+Outcome: TypeAlias = VerifiedKey | RefusedKey | ProxyError
 
 
 class Verified:
@@ -70,8 +70,8 @@ class Verified:
         self.clock = clock
         self.background = background
         self.seen = seen
-        self.known: OrderedDict[bytes, Known] = OrderedDict()
-        self.refused: OrderedDict[bytes, Refused] = OrderedDict()
+        self.known: OrderedDict[bytes, VerifiedKey] = OrderedDict()
+        self.refused: OrderedDict[bytes, RefusedKey] = OrderedDict()
         self.waiting: OrderedDict[bytes, tuple[str, asyncio.Future[Outcome]]] = OrderedDict()
         self.asking: asyncio.Task[None] | None = None
         self.asked = self.away = float("-inf")
@@ -96,7 +96,7 @@ class Verified:
             outcome = await self.looked_up(digest, hash)
             if isinstance(outcome, ProxyError):
                 return self.trusted(digest, outcome)
-            if isinstance(outcome, Known):
+            if isinstance(outcome, VerifiedKey):
                 return outcome.caller
             refused = outcome
         raise Unauthenticated(f"The API key {refused.why}.", code="invalid_api_key")
@@ -163,19 +163,19 @@ class Verified:
     def outcome(self, found: Found | None) -> Outcome:
         now = self.clock.monotonic()
         if found is None or found.refusal:
-            return Refused(UNKNOWN if found is None else found.refusal, now + LIFE)
+            return RefusedKey(UNKNOWN if found is None else found.refusal, now + LIFE)
         self.seen(found.caller.key)
         if found.expires is None:
-            return Known(found.caller, now + LIFE, now + LIFE + GRACE)
+            return VerifiedKey(found.caller, now + LIFE, now + LIFE + GRACE)
         left = found.expires / 1_000_000 - self.clock.time()
-        return Known(found.caller, now + min(LIFE, left), now + min(LIFE + GRACE, left))
+        return VerifiedKey(found.caller, now + min(LIFE, left), now + min(LIFE + GRACE, left))
 
     def keep(self, digest: bytes, outcome: Outcome) -> None:
-        if isinstance(outcome, Known):
-            put(self.known, digest, outcome)
-        elif isinstance(outcome, Refused):
+        if isinstance(outcome, VerifiedKey):
+            remember(self.known, digest, outcome)
+        elif isinstance(outcome, RefusedKey):
             self.known.pop(digest, None)
-            put(self.refused, digest, outcome)
+            remember(self.refused, digest, outcome)
 
     def forget(self, changed: Callable[[Caller], bool]) -> None:
         """Look all keys up again, because keys or users were changed by this process.
@@ -189,7 +189,7 @@ class Verified:
         self.refused.clear()
 
 
-def put(there: OrderedDict[bytes, Kept], digest: bytes, outcome: Kept) -> None:
+def remember(there: OrderedDict[bytes, Kept], digest: bytes, outcome: Kept) -> None:
     there[digest] = outcome
     there.move_to_end(digest)
     if len(there) > MOST:

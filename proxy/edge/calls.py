@@ -13,7 +13,7 @@ from aiohttp import web
 
 from proxy.edge.exchange import REQUEST_ID, Exchange, exchange_of
 from proxy.errors import BadCall
-from proxy.observer import Heard
+from proxy.observer import ReportLog
 from proxy.types import JSON, Ask, Call, Caller, Deadline
 
 TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -41,7 +41,7 @@ class ChainInputs:
     flags: Collection[str] = ()
 
 
-class Listening(Heard, eq=False, kw_only=True):
+class FactsObserver(ReportLog, eq=False, kw_only=True):
     """Passes facts that are known before a streamed answer begins to its exchange, for the headers."""
 
     exchange: Exchange
@@ -82,7 +82,7 @@ def call_of(
         {name: ", ".join(request.headers.getall(name)) for name in own.headers if name in request.headers},
         deadline=None if stream else deadline(request, exchange),
         trail=trail(request),
-        observer=Listening(exchange=exchange) if stream else Heard(),
+        observer=FactsObserver(exchange=exchange) if stream else ReportLog(),
     )
     own.admit(call, exchange.caller)
     if asked.extra:

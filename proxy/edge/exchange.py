@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.asks import Spelling, as_it_is
+from proxy.asks import Spelling, unchanged
 from proxy.errors import ProxyError
 from proxy.types import JSON, Caller, Usage
 from proxy.wire.ids import timely_id
@@ -59,7 +59,7 @@ class Exchange:
     cut: Callable[[ProxyError], None] | None = None
     """Ends a running stream with an error event; None while there is no stream."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    spelled: Spelling = as_it_is
+    spelled: Spelling = unchanged
     """Translates the name of a field in OpenAI's chat API into its name in this request's dialect."""
     style: Callable[[str], ChatStyle] = ChatStyle
     """Makes, from a model's name, the style of an answer, if a plugin's own endpoint calls the chain `chat`."""
@@ -115,7 +115,7 @@ class Exchange:
         for name, value in facts.items():
             if value:
                 headers[header_of(name)] = value
-        if self.spelled is not as_it_is and (inner := self.facts.get("params")):
+        if self.spelled is not unchanged and (inner := self.facts.get("params")):
             headers["x-gemmapy-params"] = header_safe(self.respelled(inner))
         if notes:
             told = self.noted(notes)

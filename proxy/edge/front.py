@@ -83,7 +83,7 @@ class Front:
                     response.headers.update(exchange.headers)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if task is None or not self.readiness.cut or not can_be_told(request):
+                if task is None or not self.readiness.cut or not can_be_answered(request):
                     # A status that is already set belongs to an answer that was written whole.
                     exchange.status = exchange.status or self.broken_off(exchange)
                     raise
@@ -119,7 +119,7 @@ class Front:
     ) -> web.StreamResponse:
         guard, gateways = pipeline.value.guard, pipeline.value.gateways
         exchange.client, exchange.scheme = gateways.client(request), gateways.scheme(request)
-        exchange.via = hops.onwards(request.headers.getall(hdrs.VIA, ()), self.server)
+        exchange.via = hops.extended_via(request.headers.getall(hdrs.VIA, ()), self.server)
         hops.VIA.set(exchange.via)
         try:
             guard.check_site(request)
@@ -151,7 +151,7 @@ def stopped() -> ProxyError:
     return Busy("The server is stopping, and did not finish this call.", code=STOPPED, wait=1.0)
 
 
-def can_be_told(request: web.BaseRequest) -> bool:
+def can_be_answered(request: web.BaseRequest) -> bool:
     """Whether the client is still connected and no part of an answer has been written."""
     there = request.transport is not None and not request.transport.is_closing()
     return there and not request.writer.output_size

@@ -49,7 +49,7 @@ class StreamBuffer:
         self.parts.append(data)
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         return self.size > self.streams.buffer_bytes
 
     async def until_room(self) -> None:

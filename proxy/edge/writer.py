@@ -162,7 +162,7 @@ class Writer:
             async with aclosing(frames(buffer.progress)) as parts:
                 async for part in parts:
                     buffer.put(part)
-                    if buffer.full:
+                    if buffer.is_full:
                         await buffer.until_room()
             buffer.end()
         except ProxyError as error:
@@ -183,12 +183,12 @@ async def written(events: Events, chunks: Chunks, buffer: StreamBuffer) -> None:
     if type(events) is Replay:  # its events are there already: iterating asynchronously would double the time
         for event in events.rest:
             buffer.put(chunks.write(event))
-            if buffer.full:
+            if buffer.is_full:
                 await buffer.until_room()
         return
     async for event in events:
         buffer.put(chunks.write(event))
-        if buffer.full:
+        if buffer.is_full:
             await buffer.until_room()
 
 

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from proxy.availability import Availability
 from proxy.errors import Busy, ConfigError
 from proxy.sql.feature import Feature
-from proxy.sql.lockfile import held
+from proxy.sql.lockfile import lock_file
 from proxy.sql.postgres import STATEMENT, leave, noting, passes
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
@@ -205,7 +205,7 @@ class Database:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
             else:  # SQLite's only write lock would block all writers
                 with self.watched():
-                    await stack.enter_async_context(held(f"{self.url.database}-alone"))
+                    await stack.enter_async_context(lock_file(f"{self.url.database}-alone"))
             yield
 
     def insert(self, table: Table) -> Any:

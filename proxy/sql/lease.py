@@ -13,7 +13,7 @@ MOST: Final = 1000
 """Leases that are remembered."""
 
 
-class Holder:
+class LeaseHolder:
     """The name with which this process signs leases.  server: a unique id, which changes with every restart."""
 
     def __init__(self, server: str) -> None:
@@ -37,7 +37,7 @@ class Holder:
         return False
 
 
-class Silence:
+class SilenceTimer:
     """Observes for how long expired leases have not been renewed.
 
     An expired lease alone does not show that its holder is dead: the clock may have been set forward, or be that of

@@ -14,21 +14,21 @@ LOOK: Final = 0.02
 
 
 @asynccontextmanager
-async def held(path: str) -> AsyncIterator[None]:
+async def lock_file(path: str) -> AsyncIterator[None]:
     """Hold the system's lock on this file while the block runs; it is also released if the process is killed.
 
     The file is not deleted, because a new file would have a different lock.  Raises OSError if it cannot be created.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        while not taken(file):  # noqa: ASYNC110  (the system does not notify of a free lock)
+        while not try_lock(file):  # noqa: ASYNC110  (the system does not notify of a free lock)
             await asyncio.sleep(LOOK)
         yield
     finally:
         os.close(file)
 
 
-def taken(file: int) -> bool:
+def try_lock(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

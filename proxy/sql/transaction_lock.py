@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 
-async def turn(connection: AsyncConnection, name: str) -> None:
+async def transaction_lock(connection: AsyncConnection, name: str) -> None:
     """Hold the lock of this name until the transaction ends; SQLite has only one writer anyway."""
     if connection.dialect.name == "postgresql":
         lock = zlib.crc32(f"gemmapy-proxy turn {name}".encode(errors="replace"))

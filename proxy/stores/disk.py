@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from proxy.availability import Availability
 from proxy.clock import Clock
 from proxy.stores.breaker import Breaker
-from proxy.stores.keyvalue import Entry, Kept, New, StoreError
+from proxy.stores.keyvalue import Entry, NewValue, StoredValue, StoreError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -126,25 +126,25 @@ class Disk:
             raise
         return made
 
-    async def get(self, keys: Sequence[str]) -> list[Kept | None]:
+    async def get(self, keys: Sequence[str]) -> list[StoredValue | None]:
         now = self.clock.time()
 
-        def work(base: sqlite3.Connection) -> dict[str, Kept]:
-            found: dict[str, Kept] = {}
+        def work(base: sqlite3.Connection) -> dict[str, StoredValue]:
+            found: dict[str, StoredValue] = {}
             for at in range(0, len(keys), BATCH):
                 some = keys[at : at + BATCH]
                 rows = base.execute(
                     f"SELECT key, value, born FROM kept WHERE expires > ? AND key IN ({marks(some)})",  # noqa: S608
                     (now, *some),  # the statement itself contains only question marks
                 )
-                found |= {key: Kept(value, born) for key, value, born in rows}
+                found |= {key: StoredValue(value, born) for key, value, born in rows}
             return found
 
         found = await self.do(work)
         self.touched |= dict.fromkeys(found, now)
         return [found.get(key) for key in keys]
 
-    async def set(self, news: Sequence[New]) -> None:
+    async def set(self, news: Sequence[NewValue]) -> None:
         now, touched, self.touched = self.clock.time(), self.touched, {}
         rows = [
             (new.key, new.value, new.label, size, now, now + new.ttl, now)

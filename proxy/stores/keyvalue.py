@@ -13,7 +13,7 @@ class StoreError(Exception):
     """The store cannot be used at the moment.  A cache works without it meanwhile."""
 
 
-class Kept(Struct, frozen=True, gc=False):
+class StoredValue(Struct, frozen=True, gc=False):
     """A value that was found.  born: when it was set, in Unix seconds."""
 
     value: bytes
@@ -31,7 +31,7 @@ class Entry:
     expires: float
 
 
-class New(Struct, frozen=True, gc=False):
+class NewValue(Struct, frozen=True, gc=False):
     """A value to set.  ttl: time to live, in seconds."""
 
     key: str
@@ -46,10 +46,10 @@ class KeyValue(Protocol):
     Every method may raise StoreError.
     """
 
-    async def get(self, keys: Sequence[str]) -> list[Kept | None]:
+    async def get(self, keys: Sequence[str]) -> list[StoredValue | None]:
         """The values in the order of `keys`; None for missing and expired ones."""
 
-    async def set(self, news: Sequence[New]) -> None:
+    async def set(self, news: Sequence[NewValue]) -> None:
         """Store values.  One that is larger than the whole store may be is not stored."""
 
     async def delete(self, keys: Sequence[str]) -> int:
@@ -68,8 +68,8 @@ class KeyValue(Protocol):
 class Instant(KeyValue, Protocol):
     """A store in this process, which can also be used without awaiting, and never fails."""
 
-    def look(self, key: str) -> Kept | None:
+    def look(self, key: str) -> StoredValue | None:
         """As `get`, for one key."""
 
-    def put(self, new: New) -> None:
+    def put(self, new: NewValue) -> None:
         """As `set`, for one value."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from proxy.clock import Clock
-from proxy.stores.keyvalue import Entry, Kept, New
+from proxy.stores.keyvalue import Entry, NewValue, StoredValue
 
 OVERHEAD: Final = 300
 """Approximate bytes of an entry besides its key, label and value."""
@@ -27,10 +27,10 @@ class Memory:
         self.kept: OrderedDict[str, Held] = OrderedDict()
         self.size = 0
 
-    async def get(self, keys: Sequence[str]) -> list[Kept | None]:
+    async def get(self, keys: Sequence[str]) -> list[StoredValue | None]:
         return list(map(self.look, keys))
 
-    def look(self, key: str) -> Kept | None:
+    def look(self, key: str) -> StoredValue | None:
         found = self.kept.get(key)
         if found is None:
             return None
@@ -39,13 +39,13 @@ class Memory:
             self.drop(key)
             return None
         self.kept.move_to_end(key)
-        return Kept(value, born)
+        return StoredValue(value, born)
 
-    async def set(self, news: Sequence[New]) -> None:
+    async def set(self, news: Sequence[NewValue]) -> None:
         for new in news:
             self.put(new)
 
-    def put(self, new: New) -> None:
+    def put(self, new: NewValue) -> None:
         key, now = new.key, self.clock.time()
         if key in self.kept:
             self.drop(key)

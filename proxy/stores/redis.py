@@ -18,7 +18,7 @@ from proxy.availability import Availability
 from proxy.clock import Clock
 from proxy.stores.breaker import Breaker
 from proxy.stores.counters.redis import InRedis
-from proxy.stores.keyvalue import Entry, Kept, New, StoreError
+from proxy.stores.keyvalue import Entry, NewValue, StoredValue, StoreError
 
 HEAD: Final = struct.Struct("!2sdI")
 """The header before a label and a value: a mark, when it was set, and the length of the label."""
@@ -67,7 +67,7 @@ class RedisStore:
             pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=patience, **common)
             self.client = Redis.from_pool(pool)
 
-    async def get(self, keys: Sequence[str]) -> list[Kept | None]:
+    async def get(self, keys: Sequence[str]) -> list[StoredValue | None]:
         found = await self.together.read([SPACE + key for key in keys])
         return [opened(one) for one in found]
 
@@ -84,7 +84,7 @@ class RedisStore:
             raise failed[0]
         return found
 
-    async def set(self, news: Sequence[New]) -> None:
+    async def set(self, news: Sequence[NewValue]) -> None:
         now = self.clock.time()
         commands = [
             ("SET", SPACE + new.key, HEAD.pack(MARK, now, len(new.label)) + new.label + new.value,
@@ -222,12 +222,12 @@ class Together:
             at += len(keys)
 
 
-def opened(found: bytes | None) -> Kept | None:
+def opened(found: bytes | None) -> StoredValue | None:
     """The value in an entry; None if the entry does not exist or was not written by this program."""
     if found is None or len(found) < HEAD.size or not found.startswith(MARK):
         return None
     _, born, length = HEAD.unpack_from(found)
-    return Kept(found[HEAD.size + length :], born) if HEAD.size + length <= len(found) else None
+    return StoredValue(found[HEAD.size + length :], born) if HEAD.size + length <= len(found) else None
 
 
 def escaped(prefix: str) -> str:

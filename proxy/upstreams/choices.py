@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from proxy.observer import Made, Observer
+from proxy.observer import HeldBackAnswer, Observer
 from proxy.rejected import grown
 from proxy.streams import Answer, Choice
 from proxy.types import JSON, Ask, Call, Chat, Complete, Event, Events, Finish, Handler, Reply, Text, Usage, Vectors
@@ -106,7 +106,7 @@ class MergedReplies:
         begun, since it is not delivered if one of them fails to begin."""
         self.group = group
         self.observer = observer
-        self.held: list[Made] = []
+        self.held: list[HeldBackAnswer] = []
         self.usages: dict[int, Usage] = {}
         self.buffer: deque[Event | BaseException | None] = deque()
         self.arrived, self.room = asyncio.Event(), asyncio.Event()
@@ -166,7 +166,7 @@ class MergedReplies:
             begun.cancel()
 
     async def read(self, index: int, reply: Reply) -> None:
-        made = Made(reply.facts.get("model", ""), reply.facts.get("upstream", ""), given=self.all_begun)
+        made = HeldBackAnswer(reply.facts.get("model", ""), reply.facts.get("upstream", ""), given=self.all_begun)
         self.held.append(made)
         self.observer.holds(made)
         async for event in reply.events:

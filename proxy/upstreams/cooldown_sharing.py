@@ -11,7 +11,7 @@ import orjson
 
 from proxy.background import Background
 from proxy.clock import Clock
-from proxy.stores.keyvalue import KeyValue, New, StoreError
+from proxy.stores.keyvalue import KeyValue, NewValue, StoreError
 from proxy.upstreams.host_state import COOLDOWN_AFTER, LONGEST_REST, HostState
 
 PREFIX: Final = "host:"
@@ -37,7 +37,7 @@ class CooldownSharing:
     def report_cooldown(self, one: HostState, seconds: float) -> None:
         """Report that a host has begun to cool down."""
         value = orjson.dumps({"failures": one.failures, "until": self.clock.time() + seconds})
-        self.background.start(self.write(New(self.key(one), value, seconds)), "telling of a host that cools down")
+        self.background.start(self.write(NewValue(self.key(one), value, seconds)), "telling of a host that cools down")
 
     def report_recovery(self, one: HostState) -> None:
         """Report that a host no longer cools down."""
@@ -48,7 +48,7 @@ class CooldownSharing:
             self.refreshed = self.clock.monotonic()
             self.background.start(self.read(states), "asking which hosts cool down")
 
-    async def write(self, new: New) -> None:
+    async def write(self, new: NewValue) -> None:
         try:
             await self.store.set([new])
         except StoreError:  # the store has logged it

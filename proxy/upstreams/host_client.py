@@ -78,7 +78,7 @@ class HostClient:
 
     def via_header(self) -> str:
         """The `Via` header of a request of the proxy's own, which a client's request may have caused."""
-        return f"Via: {hops.VIA.get() or hops.named(self.server)}\r\n"
+        return f"Via: {hops.VIA.get() or hops.via_entry(self.server)}\r\n"
 
     async def read(self, answer: Connection) -> bytes:
         """The whole body.  Raises UpstreamError, also if it is too large."""

@@ -178,7 +178,7 @@ class Importer:
                 raise import_refused(url, await error_of(answer))
 
     def exchange(self, url: str, method: str, path: str, timeout: aiohttp.ClientTimeout, **more: Any) -> Exchange:
-        headers = {"Via": hops.named(self.server), **more.pop("headers", {})}
+        headers = {"Via": hops.via_entry(self.server), **more.pop("headers", {})}
         how = {"timeout": timeout, "headers": headers, "allow_redirects": False, **more}
         return Exchange(lambda: self.http.request(method, url + path, **how), url)
 

@@ -11,7 +11,7 @@ from typing import Final
 from proxy.errors import NotFound, ProxyError, UpstreamError
 from proxy.host import Services
 from proxy.models import ModelInfo
-from proxy.observer import Heard
+from proxy.observer import ReportLog
 from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
@@ -164,7 +164,7 @@ class Pool:
         """Whether a late start of a stream would be this host's fault: the call has not waited or failed before, and
         the model is loaded."""
         observer = dispatch.call.observer
-        fresh = not (dispatch.queued or dispatch.tried) and not (isinstance(observer, Heard) and observer.failures)
+        fresh = not (dispatch.queued or dispatch.tried) and not (isinstance(observer, ReportLog) and observer.failures)
         return fresh and dispatch.name in member.loaded()
 
     # --- which host ----------------------------------------------------------------------------------

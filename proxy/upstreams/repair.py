@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.errors import BadCall, UpstreamError
-from proxy.observer import Made
+from proxy.observer import HeldBackAnswer
 from proxy.rejected import grown
 from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Event, Events, Finish, Reply, Stage, Text, ToolCalled, Usage
@@ -77,7 +77,7 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
 
 async def apply_stages(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
     """Apply the stages, and wait for the first event.  What is generated until then is reported to the observer."""
-    call.observer.holds(made := Made())
+    call.observer.holds(made := HeldBackAnswer())
     reply = reply.through(partial(report_cost, made))
     for stage in stages:
         reply = reply.through(stage)
@@ -86,7 +86,7 @@ async def apply_stages(call: Call, reply: Reply, stages: Iterable[Stage]) -> Rep
     return reply
 
 
-async def report_cost(made: Made, source: Events) -> Events:
+async def report_cost(made: HeldBackAnswer, source: Events) -> Events:
     async for event in source:
         grown(made, event)
         yield event

@@ -18,14 +18,14 @@ VIA: ContextVar[str] = ContextVar("via", default="")
 """The `Via` to send with every request to an upstream that the current request causes, such as for a list of models."""
 
 
-def named(server: str) -> str:
+def via_entry(server: str) -> str:
     """The entry that a server adds.  server: its id, hexadecimal."""
     return f"1.1 gemmapy-{server[:16]}"
 
 
-def onwards(via: Sequence[str], server: str) -> str:
+def extended_via(via: Sequence[str], server: str) -> str:
     """The `Via` to send to upstreams.  via: the request's.  Raises Looped if it contains this server or too many."""
-    mine = named(server)
+    mine = via_entry(server)
     if not via:
         return mine
     hops = OURS.findall(",".join(via))

@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from proxy.asks import Spelling, as_it_is
+from proxy.asks import Spelling, unchanged
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Answer
 from proxy.types import JSON, Event, Finish, Moment, Searched, Sources, Text, Thinking, ToolCalled, Usage
@@ -42,7 +42,7 @@ class ResponseStyle(SseStyle):
     head: Mapping[str, JSON]
     complete: Moment = field(default_factory=Moment)
     deferred: bool = False
-    spelled: Spelling = as_it_is
+    spelled: Spelling = unchanged
     written: Response | None = None
 
     def whole(self, answer: Answer, fingerprint: str) -> bytes:

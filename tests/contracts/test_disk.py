@@ -12,17 +12,17 @@ import pytest
 
 from proxy.clock import Clock
 from proxy.stores.disk import Disk
-from proxy.stores.keyvalue import New, StoreError
+from proxy.stores.keyvalue import NewValue, StoreError
 from tests.conftest import BARE, Start
 
 
 async def test_a_disk_store_survives_a_restart_and_is_shared(tmp_path: Path) -> None:
     path = str(tmp_path / "cache.db")
     first = Disk(path, 1_000_000, Clock())
-    await first.set([New("a", b"1", 60)])
+    await first.set([NewValue("a", b"1", 60)])
     second = Disk(path, 1_000_000, Clock())
     assert [found and found.value for found in await second.get(["a"])] == [b"1"]
-    await second.set([New("b", b"2", 60)])
+    await second.set([NewValue("b", b"2", 60)])
     assert (await first.get(["b"]))[0] is not None
     await first.aclose()
     await second.aclose()
@@ -37,7 +37,7 @@ async def test_a_file_that_is_not_a_store_is_renamed_and_replaced(
     path = tmp_path / "cache.db"
     path.write_bytes(b"this is no database" * 1000)
     store = Disk(str(path), 1_000_000, Clock())
-    await store.set([New("a", b"1", 60)])
+    await store.set([NewValue("a", b"1", 60)])
     assert (await store.get(["a"]))[0] is not None
     await store.aclose()
     assert path.with_suffix(".unreadable").read_bytes().startswith(b"this is no database")
@@ -49,7 +49,7 @@ async def test_a_corrupt_file_is_renamed_and_replaced_once_detected(
 ) -> None:
     path = tmp_path / "cache.db"
     store, other = Disk(str(path), 10_000_000, Clock()), Disk(str(path), 10_000_000, Clock())
-    await store.set([New(f"{number}", b"x" * 3000, 60) for number in range(500)])
+    await store.set([NewValue(f"{number}", b"x" * 3000, 60) for number in range(500)])
     await store.aclose()
     assert None not in await other.get(["0"])
     with path.open("r+b") as file:  # beyond the part that is read on opening
@@ -59,7 +59,7 @@ async def test_a_corrupt_file_is_renamed_and_replaced_once_detected(
     for one in (store, other):
         with pytest.raises(StoreError, match="malformed"):
             await one.get([f"{number}" for number in range(500)])
-        await one.set([New(f"{id(one)}", b"1", 60)])
+        await one.set([NewValue(f"{id(one)}", b"1", 60)])
     assert None not in await store.get([f"{id(store)}", f"{id(other)}"])
     assert len([text for text in caplog.messages if "was renamed" in text]) == 1
     await store.aclose()
@@ -113,7 +113,7 @@ async def test_a_disk_that_cannot_be_written_is_a_store_error(tmp_path: Path) ->
 async def test_a_disk_store_stays_within_its_size_limit(tmp_path: Path) -> None:
     store = Disk(str(tmp_path / "cache.db"), 2_000_000, Clock())
     for number in range(200):
-        await store.set([New(f"{number}", b"x" * 50_000, 60)])
+        await store.set([NewValue(f"{number}", b"x" * 50_000, 60)])
     await store.aclose()
     assert (tmp_path / "cache.db").stat().st_size <= 2_600_000
 
@@ -123,7 +123,7 @@ async def test_a_file_never_fills_up_for_any_size_of_values(tmp_path: Path, size
     """Rows take whole pages, so values slightly larger than half a page take twice their size."""
     store = Disk(str(tmp_path / "cache.db"), 2_000_000, Clock())
     for number in range(0, 4_000_000 // (size + 300), 50):
-        await store.set([New(f"{number + one}", b"x" * size, 60) for one in range(50)])
+        await store.set([NewValue(f"{number + one}", b"x" * size, 60) for one in range(50)])
     newest = await store.get([f"{number + 49}"])
     await store.aclose()
     assert newest[0] is not None and (tmp_path / "cache.db").stat().st_size <= 2_700_000
@@ -131,9 +131,9 @@ async def test_a_file_never_fills_up_for_any_size_of_values(tmp_path: Path, size
 
 async def test_several_values_for_one_key_in_a_batch_take_the_space_of_one(tmp_path: Path) -> None:
     store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
-    await store.set([New("other", b"kept", 60)])
+    await store.set([NewValue("other", b"kept", 60)])
     for _ in range(100):
-        await store.set([New("same", b"x" * 10_000, 60), New("same", b"y" * 10_000, 60)])
+        await store.set([NewValue("same", b"x" * 10_000, 60), NewValue("same", b"y" * 10_000, 60)])
     other, same = await store.get(["other", "same"])
     assert other is not None and same is not None and same.value == b"y" * 10_000
     await store.aclose()
@@ -141,7 +141,7 @@ async def test_several_values_for_one_key_in_a_batch_take_the_space_of_one(tmp_p
 
 async def test_a_closed_store_stays_closed(tmp_path: Path) -> None:
     store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
-    await store.set([New("a", b"1", 60)])
+    await store.set([NewValue("a", b"1", 60)])
     await store.aclose()
     with pytest.raises(StoreError, match="closed"):
         await store.get(["a"])
@@ -149,12 +149,12 @@ async def test_a_closed_store_stays_closed(tmp_path: Path) -> None:
 
 async def test_a_file_locked_by_another_process_is_soon_an_error(tmp_path: Path) -> None:
     store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
-    await store.set([New("a", b"1", 60)])
+    await store.set([NewValue("a", b"1", 60)])
     other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     async with asyncio.timeout(10):
         with pytest.raises(StoreError, match="locked"):
-            await store.set([New("b", b"1", 60)])
+            await store.set([NewValue("b", b"1", 60)])
         assert (await store.get(["a"]))[0] is not None
     other.close()
     await store.aclose()

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.clock import Clock
 from proxy.stores.disk import Disk
-from proxy.stores.keyvalue import Instant, Kept, KeyValue, New, StoreError
+from proxy.stores.keyvalue import Instant, KeyValue, NewValue, StoredValue, StoreError
 from proxy.stores.memory import Memory
 from proxy.stores.redis import RedisStore
 from tests.servers import Cluster, RedisServer, all_slots, emptied, free_port
@@ -55,7 +55,7 @@ async def values(store: KeyValue, *keys: str) -> list[bytes | None]:
 
 
 async def test_values_are_returned_in_the_order_of_the_keys(store: KeyValue) -> None:
-    await store.set([New("a", b"1", 60), New("b", bytes(range(256)), 60, b"label")])
+    await store.set([NewValue("a", b"1", 60), NewValue("b", bytes(range(256)), 60, b"label")])
     assert await values(store, "b", "c", "a", "a") == [bytes(range(256)), None, b"1", b"1"]
     assert await values(store, "a") == [b"1"] and await values(store, "c") == [None]
 
@@ -63,30 +63,30 @@ async def test_values_are_returned_in_the_order_of_the_keys(store: KeyValue) -> 
 async def test_an_in_process_store_gives_the_same_values_synchronously(store: KeyValue) -> None:
     assert isinstance(store, Instant) == isinstance(store, Memory)
     if isinstance(store, Instant):
-        store.put(New("a", b"1", 60, b"x"))
+        store.put(NewValue("a", b"1", 60, b"x"))
         found = store.look("a")
-        assert isinstance(found, Kept) and found.value == b"1" and await store.get(["a", "b"]) == [found, None]
+        assert isinstance(found, StoredValue) and found.value == b"1" and await store.get(["a", "b"]) == [found, None]
         assert store.look("b") is None
-        store.put(New("a", b"2", 0.01))
+        store.put(NewValue("a", b"2", 0.01))
         await asyncio.sleep(0.02)
         assert store.look("a") is None and [one async for one in store.entries()] == []
 
 
 async def test_a_new_value_replaces_the_old_one(store: KeyValue) -> None:
-    await store.set([New("a", b"1", 60, b"x")])
-    await store.set([New("a", b"2", 60, b"y")])
+    await store.set([NewValue("a", b"1", 60, b"x")])
+    await store.set([NewValue("a", b"2", 60, b"y")])
     assert await values(store, "a") == [b"2"]
     assert [(one.key, one.label) async for one in store.entries()] == [("a", b"y")]
 
 
 async def test_a_value_has_its_time_of_creation(store: KeyValue) -> None:
-    await store.set([New("a", b"1", 60)])
+    await store.set([NewValue("a", b"1", 60)])
     (found,) = await store.get(["a"])
     assert found is not None and abs(found.born - Clock().time()) < 60
 
 
 async def test_a_value_expires(store: KeyValue) -> None:
-    await store.set([New("short", b"1", 0.05), New("long", b"2", 60)])
+    await store.set([NewValue("short", b"1", 0.05), NewValue("long", b"2", 60)])
     await asyncio.sleep(0.1)
     assert await values(store, "short", "long") == [None, b"2"]
     assert [one.key async for one in store.entries()] == ["long"]
@@ -95,7 +95,7 @@ async def test_a_value_expires(store: KeyValue) -> None:
 
 
 async def test_deleting_returns_the_number_of_existing_keys(store: KeyValue) -> None:
-    await store.set([New(f"k{number}", b"1", 60) for number in range(450)])
+    await store.set([NewValue(f"k{number}", b"1", 60) for number in range(450)])
     assert await store.delete(["k0", "nobody", "k1"]) == 2
     assert await store.delete([f"k{number}" for number in range(450)]) == 448
     assert await store.delete([]) == 0
@@ -104,7 +104,9 @@ async def test_deleting_returns_the_number_of_existing_keys(store: KeyValue) -> 
 
 async def test_entries_are_listed_with_labels_and_without_values(store: KeyValue) -> None:
     long = "é".encode() * 5_000
-    await store.set([New("a:1", b"v" * 10_000, 60, b"one"), New("a:2", b"v", 60, long), New("b:1", b"v", 60)])
+    await store.set(
+        [NewValue("a:1", b"v" * 10_000, 60, b"one"), NewValue("a:2", b"v", 60, long), NewValue("b:1", b"v", 60)]
+    )
     found = {one.key: one async for one in store.entries("a:")}
     assert {key: one.label for key, one in found.items()} == {"a:1": b"one", "a:2": long}
     assert found["a:1"].size >= 10_000 and abs(found["a:1"].expires - found["a:1"].born - 60) < 2
@@ -112,20 +114,22 @@ async def test_entries_are_listed_with_labels_and_without_values(store: KeyValue
 
 @pytest.mark.parametrize("prefix", ["a*", "a?", "a[b]", "a\\", "%", "_", "ü:"])
 async def test_a_prefix_is_not_a_pattern(store: KeyValue, prefix: str) -> None:
-    await store.set([New(f"{prefix}1", b"", 60), New("ab1", b"", 60), New("a1", b"", 60), New("axyz", b"", 60)])
+    await store.set(
+        [NewValue(f"{prefix}1", b"", 60), NewValue("ab1", b"", 60), NewValue("a1", b"", 60), NewValue("axyz", b"", 60)]
+    )
     assert [one.key async for one in store.entries(prefix)] == [f"{prefix}1"]
 
 
 async def test_every_entry_is_listed_exactly_once(store: KeyValue) -> None:
     keys = {f"key-{number}" for number in range(1203)}
-    await store.set([New(key, b"1", 60) for key in keys])
+    await store.set([NewValue(key, b"1", 60) for key in keys])
     told = [one.key async for one in store.entries("key-")]
     assert len(told) == len(keys) and set(told) == keys
 
 
 async def test_concurrent_use(store: KeyValue) -> None:
     async def one(number: int) -> None:
-        await store.set([New(f"{number}", str(number).encode(), 60)])
+        await store.set([NewValue(f"{number}", str(number).encode(), 60)])
         assert await values(store, f"{number}") == [str(number).encode()]
 
     await one(0)  # connected already: connecting would serialise them
@@ -139,7 +143,7 @@ async def test_a_late_reply_is_never_given_to_another_request(servers: dict[str,
     await emptied(server.port)
     patient, store = RedisStore(server.url, 10.0, Clock()), RedisStore(server.url, 0.1, Clock())
     keys = [f"{number}" for number in range(30)]
-    await patient.set([New(key, key.encode(), 60) for key in keys])
+    await patient.set([NewValue(key, key.encode(), 60) for key in keys])
     for _ in range(3):
         await asyncio.gather(*(store.get([key]) for key in keys), return_exceptions=True)
         server.freeze()
@@ -164,10 +168,10 @@ async def test_a_late_reply_is_never_given_to_another_request(servers: dict[str,
 async def test_the_least_recently_used_entry_is_evicted(store: KeyValue) -> None:
     big = b"x" * 90_000
     for number in range(10):
-        await store.set([New(f"{number}", big, 60)])
+        await store.set([NewValue(f"{number}", big, 60)])
         await store.get(["0"])
     for number in range(10, 14):
-        await store.set([New(f"{number}", big, 60)])
+        await store.set([NewValue(f"{number}", big, 60)])
     there = {one.key async for one in store.entries()}
     assert {"0", "13"} <= there and not {"1", "2"} & there
     assert sum([one.size async for one in store.entries()]) <= 1_000_000
@@ -175,6 +179,6 @@ async def test_the_least_recently_used_entry_is_evicted(store: KeyValue) -> None
 
 @pytest.mark.parametrize("store", ["memory", "disk"], indirect=True)
 async def test_a_value_larger_than_the_store_is_not_stored_and_evicts_nothing(store: KeyValue) -> None:
-    await store.set([New("a", b"1", 60)])
-    await store.set([New("big", b"x" * 2_000_000, 60)])
+    await store.set([NewValue("a", b"1", 60)])
+    await store.set([NewValue("big", b"x" * 2_000_000, 60)])
     assert await values(store, "a", "big") == [b"1", None]

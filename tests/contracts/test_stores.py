@@ -21,7 +21,7 @@ from redis.asyncio.connection import SSLConnection
 from proxy.availability import Availability
 from proxy.clock import Clock
 from proxy.stores import breaker
-from proxy.stores.keyvalue import New, StoreError
+from proxy.stores.keyvalue import NewValue, StoreError
 from proxy.stores.redis import SPACE, RedisStore
 from tests.servers import redis_server
 
@@ -38,7 +38,7 @@ class Watch(Clock):
 async def test_values_written_to_redis_by_others_are_misses(tmp_path: Path) -> None:
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 30.0, Clock())
-        await store.set([New("a", b"1", 60)])
+        await store.set([NewValue("a", b"1", 60)])
         for value in (b"", b"x", b"G1", b"G1" + b"\xff" * 12 + b"short"):
             await store.client.set(f"{SPACE}b", value)
             assert await store.get(["b"]) == [None]
@@ -55,7 +55,7 @@ async def test_another_data_type_in_redis_is_a_miss_and_not_a_failure(tmp_path: 
         await store.client.lpush(f"{SPACE}b", "a list")
         for _ in range(breaker.FAILURES + 1):
             assert await store.get(["b"]) == [None]
-        await store.set([New("a", b"1", 60)])
+        await store.set([NewValue("a", b"1", 60)])
         assert (await store.get(["a"]))[0] is not None
         await store.aclose()
 
@@ -64,13 +64,13 @@ async def test_an_error_reply_of_redis_is_a_store_error(tmp_path: Path, caplog: 
     """For example because the user has no permission; keys, values and labels are not logged."""
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 1.0, Clock())
-        await store.set([New("a", b"1", 60)])
+        await store.set([NewValue("a", b"1", 60)])
         await store.client.execute_command("ACL", "SETUSER", "default", "-get", "-set")
         for keys in (["a"], ["a", "b"]):
             with pytest.raises(StoreError, match="no permissions"):
                 await store.get(keys)
         with pytest.raises(StoreError, match="no permissions") as raised:
-            await store.set([New("canary-key", b"canary-value", 60, b"canary-label")])
+            await store.set([NewValue("canary-key", b"canary-value", 60, b"canary-label")])
         assert "canary" not in str(raised.value) + caplog.text
         await store.aclose()
 
@@ -79,7 +79,7 @@ async def test_a_redis_that_hangs_opens_the_circuit_breaker(tmp_path: Path, capl
     watch = Watch()
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 30.0, watch)
-        await store.set([New("a", b"1", 60)])
+        await store.set([NewValue("a", b"1", 60)])
         server.freeze()
         store.breaker.patience = 0.05
         for _ in range(breaker.FAILURES):
@@ -126,7 +126,7 @@ async def test_an_invalid_reply_is_soon_a_store_error_and_no_exception_of_redis(
             with pytest.raises(StoreError):
                 await store.get(["a"])
             with pytest.raises(StoreError):
-                await store.set([New("a", b"1", 60)])
+                await store.set([NewValue("a", b"1", 60)])
         assert store.breaker.open
         await store.aclose()
 
@@ -135,7 +135,7 @@ async def test_a_redis_that_was_down_is_used_again_by_itself(tmp_path: Path) -> 
     watch = Watch()
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 30.0, watch)
-        await store.set([New("a", b"1", 60)])
+        await store.set([NewValue("a", b"1", 60)])
         server.kill()
         for _ in range(breaker.FAILURES):
             with pytest.raises(StoreError):
@@ -143,7 +143,7 @@ async def test_a_redis_that_was_down_is_used_again_by_itself(tmp_path: Path) -> 
         await server.start()
         watch.now += breaker.REST
         assert await store.get(["a"]) == [None]
-        await store.set([New("a", b"2", 60)])
+        await store.set([NewValue("a", b"2", 60)])
         assert (await store.get(["a"]))[0] is not None
         await store.aclose()
 
@@ -188,7 +188,7 @@ async def test_the_certificate_of_a_redis_with_tls_is_verified(tmp_path: Path) -
     async with redis_server(tmp_path) as server, with_tls(server.port, tmp_path) as port:
         url = f"rediss://127.0.0.1:{port}/0"
         store = RedisStore(f"{url}?ssl_ca_certs={tmp_path}/cert.pem", 10.0, Clock())
-        await store.set([New("a", b"1", 60)])
+        await store.set([NewValue("a", b"1", 60)])
         assert (await store.get(["a"]))[0] is not None
         await store.aclose()
         stranger = RedisStore(url, 10.0, Clock())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config_file import Overrides, Watch, held, reader
+from proxy.config_file import Overrides, Watch, for_reload, reader
 from proxy.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def test_after_a_change_slots_are_checked_against_the_running_number_of_workers(
     path = tmp_path / "c.yaml"
     path.write_text("listen: {workers: 4}\nchains: {}\n")
     read = reader(path, Overrides())
-    again = held(read, read()[0], insecure=False)
+    again = for_reload(read, read()[0], insecure=False)
     path.write_text("upstreams: {a: {ollama: 'http://a', slots: 2}}\nchains: {}\n")
     with pytest.raises(
         ConfigError, match=r"a\.slots: 2 slots cannot be divided among 4 workers; give it 4, or fewer workers"

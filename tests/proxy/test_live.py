@@ -158,6 +158,6 @@ async def test_without_checkable_aliases_no_model_list_is_requested(
     dead = "upstreams: {a: {ollama: 'http://127.0.0.1:9'}}\nmodels: {gpt: {alias: nobody}}\nchains: {}"
     for text in ("chains: {}", dead):
         async with start(text) as run:
-            await run.server.doubt()
+            await run.server.warn()
             assert not [one for one in run.ollama.seen if one.path == "/api/tags"]
     assert "alias" not in caplog.text and "listing" not in caplog.text

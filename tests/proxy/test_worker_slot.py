@@ -11,7 +11,7 @@ from proxy import worker_slot
 from proxy.acceptor import Acceptor
 from proxy.host import WorkerInfo
 from proxy.worker_messages import Heartbeat, Ready
-from proxy.worker_slot import WorkerProcess, ending, pause_before_restart
+from proxy.worker_slot import WorkerProcess, exit_in_words, pause_before_restart
 
 
 def test_the_wait_before_a_restart_doubles_up_to_half_a_minute() -> None:
@@ -31,7 +31,7 @@ def test_a_worker_that_lived_long_is_replaced_soon(lived: float, pause: float) -
     [(0, "ended with status 0"), (3, "ended with status 3"), (-signal.SIGKILL, "was killed by SIGKILL")],
 )
 def test_the_end_of_a_worker_is_described(status: int, told: str) -> None:
-    assert ending(status) == told
+    assert exit_in_words(status) == told
 
 
 class Process:

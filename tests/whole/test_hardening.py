@@ -255,7 +255,7 @@ async def test_a_call_ends_though_its_client_does_not_read_the_large_answer(star
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await run.ollama.until(lambda: run.ollama.finished == 1)
         async with asyncio.timeout(10):
-            await run.server.live.idle()
+            await run.server.live.wait_until_idle()
         writer.transport.abort()
 
 

@@ -791,6 +791,6 @@ async def test_a_client_that_disconnects_after_done_is_logged_as_answered(
                     pass
                 answer.close()
         async with asyncio.timeout(10):
-            await run.server.live.idle()
+            await run.server.live.wait_until_idle()
     statuses = [record.__dict__["told"]["status"] for record in caplog.records]
     assert statuses == [200] * 20

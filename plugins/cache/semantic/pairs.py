@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from plugins.cache import key
-from proxy.stores.keyvalue import KeyValue, New, StoreError
+from proxy.stores.keyvalue import KeyValue, NewValue, StoreError
 
 SPACE: Final = "pair"
 """First part of the store's keys, before the tenant."""
@@ -58,7 +58,7 @@ class Pairs:
     async def tell(self, caller: str, call: str, pair: str) -> None:
         """Store a given pair for the other processes."""
         with suppress(StoreError):
-            await self.store.set([New(self.given(caller, call), pair.encode(), GIVEN)])
+            await self.store.set([NewValue(self.given(caller, call), pair.encode(), GIVEN)])
 
     def refused(self, caller: str, call: str) -> str:
         """Veto, in this process, the pair that it gave to a call, and return it; "" if it gave none."""
@@ -72,7 +72,7 @@ class Pairs:
         if not pair and not (pair := await self.stored_pair(caller, call)):
             return
         with suppress(StoreError):
-            await self.store.set([New(self.vetoed(caller, pair), b"1", VETOED)])
+            await self.store.set([NewValue(self.vetoed(caller, pair), b"1", VETOED)])
         remember(self.memory.vetoed, pair, None)
 
     async def stored_pair(self, caller: str, call: str) -> str:

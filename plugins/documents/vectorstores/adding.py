@@ -21,7 +21,7 @@ from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS,
 from plugins.documents.vectorstores.origins import WANTED, Origin
 from proxy.errors import BadCall, NotFound
 from proxy.file_access import FileInfo
-from proxy.sql.transaction_lock import turn
+from proxy.sql.transaction_lock import transaction_lock
 from proxy.types import JSON
 from proxy.wire.ids import new_id
 
@@ -85,7 +85,7 @@ class Adding:
         there = await self.there(connection, collection, [one.file.id for one in several])
         fresh = [one for one in several if one.file.id not in there]
         if fresh:
-            await turn(connection, f"documents of {payer.name}")
+            await transaction_lock(connection, f"documents of {payer.name}")
             count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == payer.name)
             if (await connection.execute(count)).scalar_one() + len(fresh) > self.store.most:
                 raise BadCall(f"You may have {self.store.most} documents in all.", code="too_many_documents")

@@ -18,7 +18,7 @@ from plugins.documents.tables import COLLECTIONS, ITEMS, STORES
 from plugins.documents.vectorstores.paging import PageBounds, page
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.sql.database import Database
-from proxy.sql.transaction_lock import turn
+from proxy.sql.transaction_lock import transaction_lock
 from proxy.types import JSON
 from proxy.wire.ids import new_id
 
@@ -107,7 +107,7 @@ class Stores:
 
     async def room(self, connection: AsyncConnection, owner: str) -> None:
         most = self.collections.most
-        await turn(connection, f"collections of {owner}")
+        await transaction_lock(connection, f"collections of {owner}")
         mine = select(func.count()).where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
         if (await connection.execute(mine)).scalar_one() >= most:
             raise BadCall(f"You have {most} collections, which is the maximum.", code="too_many_collections")

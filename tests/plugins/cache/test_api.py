@@ -18,7 +18,7 @@ from plugins.cache.invalidations import Invalidations
 from plugins.cache.stats import Stats
 from proxy.clock import Clock
 from proxy.host import WorkerInfo
-from proxy.stores.keyvalue import New
+from proxy.stores.keyvalue import NewValue
 from proxy.stores.memory import Memory
 from tests.conftest import Running, Start
 from tests.servers import redis_server
@@ -277,7 +277,7 @@ async def test_scanning_many_entries_does_not_block_other_tasks() -> None:
             await asyncio.sleep(0)
 
     store, turns = Memory(10_000_000, Clock()), [0]
-    await store.set([New(f"cache:{number}", b"", 60) for number in range(10 * PAUSE)])
+    await store.set([NewValue(f"cache:{number}", b"", 60) for number in range(10 * PAUSE)])
     turner = asyncio.ensure_future(turning())
     await asyncio.sleep(0)
     told = await Api(store, Stats(), None, False, written, Invalidations(Clock()).add, dict).kept("cache:")  # type: ignore[arg-type]  # nothing calls it

@@ -17,7 +17,7 @@ from plugins.timeouts import TICK
 from proxy import registry
 from proxy.background import Background
 from proxy.errors import ConfigError, UpstreamError
-from proxy.stores.keyvalue import New
+from proxy.stores.keyvalue import NewValue
 from proxy.stores.memory import Memory
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.catalogue import Catalogue
@@ -163,7 +163,7 @@ async def test_both_dialects_and_equivalent_requests_share_an_entry(start: Start
 async def test_an_answer_is_a_hit_at_once_even_with_a_slow_store(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     ready, put = asyncio.Event(), Memory.set
 
-    async def slowly(store: Memory, news: Sequence[New]) -> None:
+    async def slowly(store: Memory, news: Sequence[NewValue]) -> None:
         await ready.wait()
         await put(store, news)
 

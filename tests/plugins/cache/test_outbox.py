@@ -13,7 +13,7 @@ from plugins.cache.entry import Entry
 from plugins.cache.outbox import EntryPlace, Item, Outbox
 from proxy.clock import Clock
 from proxy.server import services as lent
-from proxy.stores.keyvalue import New, StoreError
+from proxy.stores.keyvalue import NewValue, StoreError
 from proxy.stores.memory import Memory
 from proxy.types import Call, Chat, Finish, Message, Text
 from proxy.upstreams.demo import Simulator, running
@@ -30,7 +30,7 @@ class Store(Memory):
         self.sets: list[int] = []
         self.fails = False
 
-    async def set(self, news: Sequence[New]) -> None:
+    async def set(self, news: Sequence[NewValue]) -> None:
         await self.may.wait()
         self.sets.append(len(news))
         if self.fails:

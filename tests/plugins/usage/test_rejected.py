@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.observer import Made
+from proxy.observer import HeldBackAnswer
 from proxy.upstreams import choices, repair
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Running, Start
@@ -65,12 +65,12 @@ async def test_a_rejected_answer_costs_the_price_of_its_model(start: Start, tmp_
         assert Decimal(taken["money_per_day"]) * 10**9 == one["cost"]
 
 
-def held_back(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
+def held_back(monkeypatch: pytest.MonkeyPatch) -> list[HeldBackAnswer]:
     """A list to which every answer that is held back is added."""
-    found: list[Made] = []
+    found: list[HeldBackAnswer] = []
     report_cost: Callable[..., Any] = repair.report_cost
 
-    def noting(made: Made, source: Any) -> Any:
+    def noting(made: HeldBackAnswer, source: Any) -> Any:
         found.append(made)
         return report_cost(made, source)
 
@@ -78,7 +78,7 @@ def held_back(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
     return found
 
 
-async def disconnected(run: Running, held: list[Made], pieces: int, **body: Any) -> dict[str, Any]:
+async def disconnected(run: Running, held: list[HeldBackAnswer], pieces: int, **body: Any) -> dict[str, Any]:
     """The row of a stream whose client disconnects once this many pieces of the answer are held back."""
     asked = {**ASK, "messages": [{"role": "user", "content": WORDS}], "stream": True, **body}
     asking = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=asked, headers=A))
