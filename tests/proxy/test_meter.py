@@ -379,7 +379,7 @@ class Fateful(Metering):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_end_is_told_although_a_figure_cannot_be_computed(
+async def test_a_calls_end_is_announced_although_a_figure_cannot_be_computed(
     start: Start, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = config(full="true").replace(":Metering", ":Fateful")
@@ -392,7 +392,7 @@ async def test_an_end_is_told_although_a_figure_cannot_be_computed(
     assert caplog.text.count("not all figures of call") == 1
 
 
-async def test_an_end_is_told_with_its_figures_although_pricing_fails(
+async def test_a_calls_end_is_announced_with_its_figures_although_pricing_fails(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("proxy.prices.PriceBook.cost", lambda *_: 1 / 0)

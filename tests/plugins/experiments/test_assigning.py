@@ -40,7 +40,7 @@ def test_every_number_belongs_to_a_variant(monkeypatch: pytest.MonkeyPatch) -> N
     one = definition(variants=variants)
     third = -(-(2**64) // 3)
     for place, name in ((0, "a"), (third - 1, "a"), (third, "b"), (2**64 - 1, "b")):
-        monkeypatch.setattr("plugins.experiments.assigning.point", lambda *parts, here=place: here)
+        monkeypatch.setattr("plugins.experiments.assigning.hash_point", lambda *parts, here=place: here)
         assert variant_of(one, "", "x").name == name
 
 

@@ -42,7 +42,7 @@ async def test_invalid_token_counts_of_an_upstream_leave_no_slot_occupied(
         assert await statuses(run, 3) == [200] * 3
 
 
-async def test_a_call_whose_cost_cannot_be_computed_keeps_nobodys_place(
+async def test_a_call_whose_cost_cannot_be_computed_leaves_no_slot_occupied(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.prices.PriceBook.cost", lambda *_: 1 / 0)
