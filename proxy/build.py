@@ -151,16 +151,14 @@ class Assembly:
 
     def own(self) -> dict[str, ChainInputs]:
         """By chain, the request fields and headers that its plugins declared as theirs."""
+        declared = ("fields", "headers", "brings", "flags")
         return {
-            route: ChainInputs(
-                self.admit,
-                frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names)),
-                frozenset().union(*(getattr(self.plugins[name], "headers", ()) for name in names)),
-                frozenset().union(*(getattr(self.plugins[name], "brings", ()) for name in names)),
-                frozenset().union(*(getattr(self.plugins[name], "flags", ()) for name in names)),
-            )
+            route: ChainInputs(self.admit, self.config, *(self.declared(names, what) for what in declared))
             for route, names in self.config.chains.items()
         }
+
+    def declared(self, names: Sequence[str], what: str) -> frozenset[str]:
+        return frozenset().union(*(getattr(self.plugins[name], what, ()) for name in names))
 
     def mounted(self) -> Iterator[Route]:
         """The endpoints of plugins.  Raises ConfigError if two plugins have the same one."""
@@ -230,7 +228,7 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
             UnknownPaths(config, router.routes),
             assembly.pools,
             assembly.catalogue.broken_aliases,
-            frozenset() if config.identity_header is None else config.identity_header.names,
+            config.identity_headers,
         )
         return Pipeline(router, front_config, await opened(assembly, stores))
     except BaseException:

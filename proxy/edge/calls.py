@@ -11,6 +11,8 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from proxy.config import Config
+from proxy.edge.body import check_notes
 from proxy.edge.exchange import REQUEST_ID, Exchange, exchange_of
 from proxy.errors import BadCall
 from proxy.observer import ReportLog
@@ -18,6 +20,8 @@ from proxy.types import JSON, Ask, Call, Caller, Deadline
 
 TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 TRACE_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
+OURS: Final = "x-gemmapy-"
+"""Prefix of headers that have a meaning for this server only."""
 READ_TIMEOUT: Final = "x-stainless-read-timeout"
 """Header with which OpenAI's SDKs send their read timeout, in seconds."""
 EARLIER: Final = 1.0
@@ -35,6 +39,7 @@ class ChainInputs:
     """
 
     admit: Callable[[Call, Caller], None]
+    config: Config
     fields: Collection[str] = ()
     headers: Collection[str] = ()
     brings: Collection[str] = ()
@@ -64,7 +69,8 @@ def call_of(
     """The call, completed from the request's headers, for a caller who is permitted to make it.
 
     own: what the plugins of its chain declared.
-    Raises Denied if the caller's key does not permit the chain or the model, BadCall if a flag is not a boolean.
+    Raises Denied if the caller's key does not permit the chain or the model, BadCall if a flag is not a boolean,
+    and with `params: strict` for a header with this server's prefix that no plugin reads.
     """
     exchange = exchange_of(request)
     exchange.model, exchange.route = asked.model, route
@@ -85,9 +91,21 @@ def call_of(
         observer=FactsObserver(exchange=exchange) if stream else ReportLog(),
     )
     own.admit(call, exchange.caller)
+    if ignored := ignored_headers(request, own.config, own.headers):
+        check_notes(ignored, own.config.params)
+        exchange.ignored = ignored
     if asked.extra:
         check_flags(asked.extra, own.flags)
     return call
+
+
+def ignored_headers(request: web.BaseRequest, config: Config, read: Collection[str] = ()) -> dict[str, str]:
+    """Notes on headers with this server's prefix that nobody reads, so that they have no effect."""
+    names = "\n".join(request.headers).lower()  # most requests have no such header, and this is a quick way to see it
+    if OURS not in names:
+        return {}
+    known = {*read, *config.identity_headers}
+    return {name[:100]: "ignored" for name in names.split("\n") if name.startswith(OURS) and name not in known}
 
 
 def check_flags(given: Mapping[str, JSON], flags: Collection[str]) -> None:

@@ -38,10 +38,8 @@ class Chats:
 
         Raises BadCall, which names the field, and Denied if linked images would be fetched for a forbidden model.
         """
-        own, bounds = (
-            replace(self.own().get("chat", ChainInputs(admitted_later)), admit=admitted_later),
-            self.config.requests,
-        )
+        own = replace(self.own().get("chat", ChainInputs(admitted_later, self.config)), admit=admitted_later)
+        bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes, bounds.max_inputs)
         asked = read_chat(dict(body), limits, own.fields, own.brings)
         check_notes(asked.notes, self.config.params)

@@ -59,6 +59,8 @@ class Exchange:
     cut: Callable[[ProxyError], None] | None = None
     """Ends a running stream with an error event; None while there is no stream."""
     facts: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """Notes on request headers that have no effect."""
     spelled: Spelling = unchanged
     """Translates the name of a field in OpenAI's chat API into its name in this request's dialect."""
     style: Callable[[str], ChatStyle] = ChatStyle
@@ -117,8 +119,8 @@ class Exchange:
                 headers[header_of(name)] = value
         if self.spelled is not unchanged and (inner := self.facts.get("params")):
             headers["x-gemmapy-params"] = header_safe(self.respelled(inner))
-        if notes:
-            told = self.noted(notes)
+        if notes or self.ignored:
+            told = self.noted({**self.ignored, **notes})
             inner = headers.get("x-gemmapy-params")
             headers["x-gemmapy-params"] = header_safe(f"{told}, {inner}" if inner else told)
         return headers

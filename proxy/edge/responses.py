@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from proxy.config import Config
 from proxy.edge.attachments import Attachments
 from proxy.edge.body import check_notes, parsed, read_text, reading
-from proxy.edge.calls import ChainInputs, call_of
+from proxy.edge.calls import ChainInputs, call_of, ignored_headers
 from proxy.edge.document import Document
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
@@ -70,7 +70,7 @@ class Responses:
         """An estimate of a request's prompt tokens: only the model could count them exactly."""
         body = await read_text(request, self.config.requests)
         asked = await reading(body, partial(self.counted, body))
-        notes = {**asked.notes, COUNT: "emulated"}
+        notes = {**ignored_headers(request, self.config), **asked.notes, COUNT: "emulated"}
         check_notes(notes, self.config.params)
         told = {"object": "response.input_tokens", COUNT: estimated(asked.chat())}
         return Document(orjson.dumps(told), exchange_of(request).telling(notes))

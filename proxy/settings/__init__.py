@@ -83,3 +83,8 @@ class Config(Strict):
     )
     """Plugins by route, in order from the client to the model.  A route without a chain is off.  `internal` is for
     calls that plugins make themselves."""
+
+    @property
+    def identity_headers(self) -> frozenset[str]:
+        """Names of the headers in which a gateway names the caller, in lower case."""
+        return frozenset() if self.identity_header is None else self.identity_header.names

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from plugins.conversations.conversation import HEADER
 from plugins.conversations.messages import same
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
@@ -212,6 +213,39 @@ async def test_only_chats_can_use_conversations(start: Start, tmp_path: Any) -> 
         body = {"model": "demo", "prompt": "x", "conversation": "t"}
         told = await asks(run, "POST", "/v1/completions", status=400, json=body)
     assert told["error"]["code"] == "conversation_not_for_this"
+
+
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/completions", {"prompt": "x"}),
+    ("/v1/embeddings", {"model": "demo-embed", "input": "x"}),
+    ("/v1/responses/input_tokens", {"input": "x"}),
+    ("/api/generate", {"prompt": "x"}),
+    ("/api/embed", {"model": "demo-embed", "input": "x"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), CALLS, ids=[path for path, _ in CALLS])
+@pytest.mark.parametrize("name", ["x-gemmapy-conversation", "X-GemmaPy-Cache-TTL", "x-gemmapy-Nothing"])
+async def test_a_header_that_has_no_effect_is_reported(
+    start: Start, tmp_path: Any, path: str, body: dict[str, Any], name: str
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
+        document = {"model": "demo", **body}
+        async with run.http.post(f"{run.url}{path}", json=document, headers={**A, name: "5"}) as response:
+            assert response.status == 200, await response.text()
+            assert f"{name.lower()}=ignored" in response.headers["x-gemmapy-params"].split(", ")
+        async with run.http.post(f"{run.url}{path}", json=document, headers=A) as response:
+            assert "=ignored" not in response.headers.get("x-gemmapy-params", "")
+
+
+@pytest.mark.parametrize(("path", "body"), CALLS[:2])
+async def test_a_header_that_has_no_effect_is_refused_if_parameters_are_strict(
+    start: Start, tmp_path: Any, path: str, body: dict[str, Any]
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db") + "params: strict\n") as run:
+        document = {"model": "demo", **body}
+        async with run.http.post(f"{run.url}{path}", json=document, headers={**A, HEADER: "t"}) as response:
+            assert response.status == 400 and (await response.json())["error"]["param"] == HEADER
 
 
 def test_a_chain_with_the_cache_before_conversations_is_refused() -> None:
