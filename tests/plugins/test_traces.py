@@ -53,7 +53,7 @@ async def traced(
             yield run
 
 
-def told(span: Any) -> dict[str, Any]:
+def attributes_of(span: Any) -> dict[str, Any]:
     return {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
 
 
@@ -73,11 +73,15 @@ async def test_a_call_is_a_span_with_its_plugins_and_attempts_as_children(start:
     call = spans["chat demo"]
     assert sorted(spans) == ["attempt 1", "chat demo", "retry"]
     assert spans["attempt 1"].parent_span_id == spans["retry"].parent_span_id == call.span_id
-    assert told(call)["gen_ai.response.model"] and told(call)["gen_ai.usage.output_tokens"] > 0
-    assert told(call)["gen_ai.provider.name"] == told(spans["attempt 1"])["gen_ai.provider.name"] == "ollama"
-    assert told(spans["retry"]) == {"gemmapy.plugin": "retry"}
+    assert attributes_of(call)["gen_ai.response.model"] and attributes_of(call)["gen_ai.usage.output_tokens"] > 0
+    assert (
+        attributes_of(call)["gen_ai.provider.name"]
+        == attributes_of(spans["attempt 1"])["gen_ai.provider.name"]
+        == "ollama"
+    )
+    assert attributes_of(spans["retry"]) == {"gemmapy.plugin": "retry"}
     assert call.start_time_unix_nano <= spans["retry"].start_time_unix_nano
-    assert not any("messages" in name for name in told(call)), "contents are recorded only if configured"
+    assert not any("messages" in name for name in attributes_of(call)), "contents are recorded only if configured"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -86,7 +90,7 @@ async def test_contents_are_recorded_only_if_configured(start: Start, stream: bo
     async with traced(start, collector, ", contents: true") as run:
         response = await run.chat(messages=[{"role": "user", "content": "hi " * 3000}], stream=stream)
         await response.read()
-    call = told(next(span for span in collector.spans if span.name == "chat demo"))
+    call = attributes_of(next(span for span in collector.spans if span.name == "chat demo"))
     (asked,) = orjson.loads(call["gen_ai.input.messages"])
     assert asked == {"role": "user", "parts": [{"type": "text", "content": ("hi " * 3000)[:4096]}]}
     (answered,) = orjson.loads(call["gen_ai.output.messages"])
@@ -126,7 +130,11 @@ async def test_the_provider_is_that_of_the_upstreams_api(start: Start) -> None:
         async with traced(start, collector, beside=text) as run:
             for model, status in (("demo", 200), ("theirs", 200), ("gone", 404)):
                 assert (await run.chat(model=model)).status == status
-    names = {span.name: told(span)["gen_ai.provider.name"] for span in collector.spans if span.name.startswith("chat")}
+    names = {
+        span.name: attributes_of(span)["gen_ai.provider.name"]
+        for span in collector.spans
+        if span.name.startswith("chat")
+    }
     assert names == {"chat demo": "ollama", "chat theirs": "openai", "chat gone": "ollama"}
 
 
@@ -137,7 +145,7 @@ async def test_a_failed_calls_span_has_the_error(start: Start) -> None:
     (call,) = [span for span in collector.spans if span.name == "chat nothing"]
     (inner,) = [span for span in collector.spans if span.name == "retry"]
     for one in (call, inner):
-        assert one.status.code == 2 and told(one)["error.type"] == "model_not_found"
+        assert one.status.code == 2 and attributes_of(one)["error.type"] == "model_not_found"
 
 
 async def test_concurrent_calls_with_one_request_id_have_separate_spans(start: Start) -> None:
@@ -160,7 +168,7 @@ async def test_concurrent_calls_with_one_request_id_have_separate_spans(start: S
             end.set()
             await one
     spans = {span.name: span for span in collector.spans if span.name.startswith("chat")}
-    models = {name: told(span)["gen_ai.response.model"] for name, span in spans.items()}
+    models = {name: attributes_of(span)["gen_ai.response.model"] for name, span in spans.items()}
     assert models == {"chat demo": "demo:latest", "chat demo-thinking": "demo-thinking:latest"}
 
 

@@ -6,7 +6,7 @@ from proxy.observer import Observer, Try
 from proxy.types import Call, Chat, Deadline, Message, Receipt
 
 
-def told(text: str) -> None:
+def listen(text: str) -> None:
     """Listens to a call's progress."""
 
 
@@ -27,7 +27,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         deadline=Deadline(1.0),
         connect_timeout=2.0,
         trail={"X-Request-Id": "1"},
-        progress=told,
+        progress=listen,
         receipt=Receipt({"id": "1"}, []),
         observer=Observer(),
         trying=Try("chat", 1, 0.0),

@@ -57,7 +57,7 @@ class Admin:
         sent = {} if body is None else {"json": body}
         return await self.run.http.request(method, f"{self.run.url}/api/admin/{path}", headers=bearer(self.key), **sent)
 
-    async def told(self, method: str, path: str, body: Any = None) -> Any:
+    async def json(self, method: str, path: str, body: Any = None) -> Any:
         response = await self.ask(method, path, body)
         assert response.status == 200, await response.text()
         return await response.json()
@@ -65,7 +65,7 @@ class Admin:
     async def key_for(self, user: str, **more: Any) -> Any:
         """A new key; its user is created if missing."""
         await self.ask("POST", "users", {"name": user})
-        return await self.told("POST", "keys", {"user": user, **more})
+        return await self.json("POST", "keys", {"user": user, **more})
 
 
 async def chat(run: Running, key: str, **body: Any) -> aiohttp.ClientResponse:
@@ -84,10 +84,10 @@ async def test_a_key_is_created_shown_once_used_and_revoked(start: Start, databa
         assert made["expires_at"] - made["created_at"] in (3600, 3599) and made["prefix"] == key[:17]
         async with run.client(api_key=key) as client:
             assert (await client.chat.completions.create(**ASK)).choices
-        listed = await admin.told("GET", "keys")
-        assert listed["data"] == [made] == [await admin.told("GET", f"keys/{made['id']}")]
+        listed = await admin.json("GET", "keys")
+        assert listed["data"] == [made] == [await admin.json("GET", f"keys/{made['id']}")]
         assert listed["has_more"] is False and key not in str(listed)
-        revoked = await admin.told("DELETE", f"keys/{made['id']}")
+        revoked = await admin.json("DELETE", f"keys/{made['id']}")
         assert revoked["revoked_at"] is not None
         error = await error_of(await chat(run, key), 401)
         assert error["code"] == "invalid_api_key" and "was revoked" in error["message"]
@@ -96,18 +96,18 @@ async def test_a_key_is_created_shown_once_used_and_revoked(start: Start, databa
 async def test_users_are_created_changed_and_deleted(start: Start, database_url: str) -> None:
     async with start(yaml(database_url)) as run:
         admin = Admin(run)
-        user = await admin.told("POST", "users", {"name": "bob@example.com", "metadata": {"a": "b"}})
-        key = (await admin.told("POST", "keys", {"user": "bob@example.com"}))["key"]
+        user = await admin.json("POST", "users", {"name": "bob@example.com", "metadata": {"a": "b"}})
+        key = (await admin.json("POST", "keys", {"user": "bob@example.com"}))["key"]
         assert await status(run, key) == 200
-        assert (await admin.told("PUT", f"users/{user['id']}", {"disabled": True}))["disabled_at"] is not None
+        assert (await admin.json("PUT", f"users/{user['id']}", {"disabled": True}))["disabled_at"] is not None
         assert await status(run, key) == 401
-        changed = await admin.told("PUT", "users/bob@example.com", {"disabled": False, "role": "admin"})
+        changed = await admin.json("PUT", "users/bob@example.com", {"disabled": False, "role": "admin"})
         assert (changed["role"], changed["disabled_at"], changed["metadata"]) == ("admin", None, {"a": "b"})
         assert await status(run, key) == 200
-        boss = (await admin.told("POST", "keys", {"user": user["id"], "role": "admin"}))["key"]
-        assert (await Admin(run, boss).told("GET", "users?limit=1"))["data"][0] == changed
+        boss = (await admin.json("POST", "keys", {"user": user["id"], "role": "admin"}))["key"]
+        assert (await Admin(run, boss).json("GET", "users?limit=1"))["data"][0] == changed
         assert (await Admin(run, key).ask("GET", "users")).status == 403
-        assert (await admin.told("DELETE", f"users/{user['id']}"))["deleted"] is True
+        assert (await admin.json("DELETE", f"users/{user['id']}"))["deleted"] is True
         assert await status(run, key) == await status(run, boss) == 401
         assert (await error_of(await admin.ask("GET", f"users/{user['id']}"), 404))["code"] == "user_not_found"
 
@@ -116,8 +116,8 @@ async def test_lists_are_paged(start: Start, sqlite_url: str) -> None:
     async with start(yaml(sqlite_url)) as run:
         admin = Admin(run)
         made = [(await admin.key_for("alice"))["id"] for _ in range(5)]
-        first = await admin.told("GET", "keys?limit=3&user=alice")
-        rest = await admin.told("GET", f"keys?limit=3&after={first['last_id']}")
+        first = await admin.json("GET", "keys?limit=3&user=alice")
+        rest = await admin.json("GET", f"keys?limit=3&after={first['last_id']}")
         assert sorted(one["id"] for one in first["data"] + rest["data"]) == sorted(made)
         assert (first["has_more"], rest["has_more"]) == (True, False)
 
@@ -127,7 +127,7 @@ async def test_unusual_characters_never_cause_a_server_error(start: Start, datab
     async with start(yaml(database_url)) as run:
         admin = Admin(run)
         made = await admin.key_for("alice", name="\U0001f600 é", metadata=odd, models=["\0[", "[a", "demo"])
-        assert (await admin.told("GET", f"keys/{made['id']}"))["metadata"] == odd
+        assert (await admin.json("GET", f"keys/{made['id']}"))["metadata"] == odd
         assert await status(run, made["key"]) == 200 and (await chat(run, made["key"])).status == 200
         for path in ("keys/%00", "users/%00", "keys/%FF", "users/a%2Fb", f"keys/{'x' * 500}"):
             for method in ("GET", "DELETE"):
@@ -401,7 +401,7 @@ async def test_the_last_use_of_a_key_is_shown(start: Start, sqlite_url: str, mon
         assert made["last_used_at"] is None and await status(run, made["key"]) == 200
 
         async def written() -> bool:
-            used = (await admin.told("GET", f"keys/{made['id']}"))["last_used_at"]
+            used = (await admin.json("GET", f"keys/{made['id']}"))["last_used_at"]
             return used is not None and used >= made["created_at"]
 
         await until(written)
@@ -412,7 +412,7 @@ async def test_a_last_use_is_written_when_the_server_stops(start: Start, sqlite_
         made = await Admin(run).key_for("alice")
         assert await status(run, made["key"]) == 200
     async with start(yaml(sqlite_url)) as run:
-        assert (await Admin(run).told("GET", f"keys/{made['id']}"))["last_used_at"] >= made["created_at"]
+        assert (await Admin(run).json("GET", f"keys/{made['id']}"))["last_used_at"] >= made["created_at"]
 
 
 @pytest.mark.parametrize("secret", ["", "canary-secret-of-the-server"], ids=["kept", "given"])
@@ -434,7 +434,7 @@ async def test_no_key_or_secret_is_ever_logged(
                 await Admin(run, key).ask("POST", "keys", {"user": "nobody"})
                 await run.http.get(f"{run.url}/nowhere", headers=bearer(key))
             secrets = [secret, run.server.live.pipeline.value.guard.verifiers[0].secret.hex()]  # type: ignore[attr-defined]
-            await Admin(run).told("DELETE", f"keys/{made['id']}")
+            await Admin(run).json("DELETE", f"keys/{made['id']}")
             await chat(run, made["key"])
 
             async def broken(*_: object) -> Caller:
@@ -486,7 +486,7 @@ async def test_a_reload_cannot_restore_an_old_secret_while_keys_of_the_new_one_a
     other = yaml(sqlite_url).replace("accounts: {}", "accounts: {secret: another-secret-of-16}")
     async with start(yaml(sqlite_url)) as run:
         made = await Admin(run).key_for("alice")
-        await Admin(run).told("DELETE", f"keys/{made['id']}")
+        await Admin(run).json("DELETE", f"keys/{made['id']}")
         run.configure(other)
         assert await run.server.reload()
         new = (await Admin(run).key_for("bob"))["key"]
@@ -522,7 +522,7 @@ async def test_a_revoked_key_and_a_disabled_user_stay_blocked_while_the_database
         ended, other, bobs = [await admin.key_for(user) for user in ("alice", "alice", "bob")]
         for made in (ended, other, bobs):
             assert await status(run, made["key"]) == 200
-        await admin.told("DELETE", f"keys/{ended['id']}")
-        await admin.told("PUT", "users/bob", {"disabled": True})
+        await admin.json("DELETE", f"keys/{ended['id']}")
+        await admin.json("PUT", "users/bob", {"disabled": True})
         monkeypatch.setattr(Database, "reading", gone)
         assert [await status(run, made["key"]) for made in (other, ended, bobs)] == [200, 503, 503]

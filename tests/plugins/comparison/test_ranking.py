@@ -146,7 +146,7 @@ def ranked(given: list[Outcome], by: str) -> Any:
     return met.as_json()
 
 
-def told(given: list[Outcome], by: str) -> dict[str, tuple[int, int, int, int]]:
+def standings(given: list[Outcome], by: str) -> dict[str, tuple[int, int, int, int]]:
     """By model, best first: wins, losses, ties, comparisons."""
     models = ranked(given, by)["models"]
     assert [one["rank"] for one in models] == list(range(1, len(models) + 1))
@@ -155,7 +155,7 @@ def told(given: list[Outcome], by: str) -> dict[str, tuple[int, int, int, int]]:
 
 def test_a_vote_is_a_win_against_every_other_answer() -> None:
     given = [outcome(1, A, B, C, FAILED), outcome(TIE, A, B), outcome(NONE_GOOD, A, C), outcome(None, A, C)]
-    assert told(given, "votes") == {"b": (2, 0, 1, 2), "a": (0, 1, 1, 2), "c": (0, 1, 0, 1)}
+    assert standings(given, "votes") == {"b": (2, 0, 1, 2), "a": (0, 1, 1, 2), "c": (0, 1, 0, 1)}
     whole = ranked(given, "votes")
     assert (whole["comparisons"], whole["none_good"]) == (2, 1)
     assert ranked([outcome(None, A, B)], "all") == {"comparisons": 0, "none_good": 0, "models": []}
@@ -164,15 +164,15 @@ def test_a_vote_is_a_win_against_every_other_answer() -> None:
 
 def test_judgements_count_if_requested() -> None:
     given = [outcome(0, A, B, judged=[(0, 1, 1)]), outcome(None, A, C, judged=[(0, 1, TIE)])]
-    assert told(given, "votes") == {"a": (1, 0, 0, 1), "b": (0, 1, 0, 1)}
-    assert told(given, "judge") == {"b": (1, 0, 0, 1), "c": (0, 0, 1, 1), "a": (0, 1, 1, 2)}
-    assert told(given, "all")["a"] == (1, 1, 1, 2)
+    assert standings(given, "votes") == {"a": (1, 0, 0, 1), "b": (0, 1, 0, 1)}
+    assert standings(given, "judge") == {"b": (1, 0, 0, 1), "c": (0, 0, 1, 1), "a": (0, 1, 1, 2)}
+    assert standings(given, "all")["a"] == (1, 1, 1, 2)
 
 
 def test_two_names_of_one_model_are_merged_under_the_latest() -> None:
     newer, older = answer("x", named="a:latest"), answer("a")
     given = [outcome(0, newer, B), outcome(0, older, B), outcome(0, older, newer)]
-    assert told(given, "votes") == {"x": (2, 0, 0, 2), "b": (0, 2, 0, 2)}
+    assert standings(given, "votes") == {"x": (2, 0, 0, 2), "b": (0, 2, 0, 2)}
 
 
 def test_figures_match_a_hand_calculation() -> None:

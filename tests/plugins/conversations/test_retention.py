@@ -99,7 +99,7 @@ async def test_remains_of_a_dead_process_are_hidden_and_later_deleted(start: Sta
         assert told["error"]["code"] == "item_not_found"
         whole = await asks(run, "GET", "/api/me/data")
         assert "lantern" not in str(whole)
-        for id in "xy":  # nor do they count towards the limit
+        for id in "xy":  # nor do they count towards the limit towards the limit
             await asks(run, "POST", "/api/conversations", status=201, json={"id": id})
         await Retention(store_of(run), None).tidy()
         assert await count(run) == 3, "another process may still be working on it"

@@ -73,7 +73,7 @@ async def test_documents_waiting_for_a_full_disk_show_the_reason_which_is_logged
             raise RuntimeError(FULL)
         return await create(self, name, dimensions)
 
-    async def told(run: Running, status: str, error: str | None) -> bool:
+    async def all_have(run: Running, status: str, error: str | None) -> bool:
         """Whether every document and job with this status, and every running or done one, has this error."""
         listed = (await ask(run, "GET", "/documents"))["data"] + (await ask(run, "GET", "/jobs"))["data"]
         return {one["error"] for one in listed if one["status"] in (status, "running", "done")} == {error}
@@ -84,9 +84,9 @@ async def test_documents_waiting_for_a_full_disk_show_the_reason_which_is_logged
     async with start(config(database_url, tmp_path)) as run:
         for title in ("Lanterns", "Clocks"):
             await ask(run, "POST", "/documents", A, 202, title=title, content=TEXTS[title], wait=0)
-        await until(lambda: told(run, "pending", why))
+        await until(lambda: all_have(run, "pending", why))
         room.set()
-        await until(lambda: told(run, "ready", None))
+        await until(lambda: all_have(run, "ready", None))
         assert await contents(run) == {TEXTS["Lanterns"], TEXTS["Clocks"]}
         lines = [one.getMessage() for one in caplog.records if "space" in one.getMessage()]
         assert len(lines) == 1 and FULL in lines[0]

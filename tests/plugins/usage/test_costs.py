@@ -18,7 +18,7 @@ from tests.plugins.usage.asking import OPS, A, B, chat, config, get, writer_of, 
 BILLION = Decimal(10**9)
 
 
-def told(rows: list[dict[str, Any]], column: str = "cost") -> Decimal:
+def sum_of(rows: list[dict[str, Any]], column: str = "cost") -> Decimal:
     return sum((Decimal(one[column] or 0) for one in rows), Decimal(0)) / BILLION
 
 
@@ -60,17 +60,17 @@ async def test_the_summary_is_the_sum_of_its_calls(start: Start, database_url: s
         projected = await get(run, "/api/costs/projection")
         by = {one: await get(run, f"/api/costs/breakdown?by={one}") for one in ("model", "user", "key", "day")}
         assert (await get(run, "/api/admin/costs/all", A, 403))["error"]["code"] == "insufficient_permissions"
-    assert (whole["total_cost"], whole["currency"]) == (told(found), "USD") and whole["total_cost"] > 0
+    assert (whole["total_cost"], whole["currency"]) == (sum_of(found), "USD") and whole["total_cost"] > 0
     assert whole["prompt_cost"] + whole["response_cost"] == whole["total_cost"]
-    assert (whole["saved"], whole["cloud_cost"]) == (told(found, "saved"), told(found, "cloud"))
+    assert (whole["saved"], whole["cloud_cost"]) == (sum_of(found, "saved"), sum_of(found, "cloud"))
     assert (
-        whole["energy_cost"] == told(found, "power") > 0
+        whole["energy_cost"] == sum_of(found, "power") > 0
         and whole["energy_kwh"] > 0
-        and whole["saved"] == told(found[:1])
+        and whole["saved"] == sum_of(found[:1])
     )
     assert (whole["unpriced_requests"], whole["cached_requests"]) == (0, 1)
     assert sum(one["total_cost"] for one in whole["breakdown"]) == whole["total_cost"]
-    assert mine["total_cost"] == told([one for one in found if one["caller"] == "bob"])
+    assert mine["total_cost"] == sum_of([one for one in found if one["caller"] == "bob"])
     assert [one["user"] for one in everybody["users"]] == ["alice", "bob"]
     assert sum(one["total_cost"] for one in everybody["users"]) == everybody["total_cost"] == whole["total_cost"]
     for rows in by.values():
@@ -108,9 +108,9 @@ async def test_models_without_a_price_cost_null_and_are_counted(start: Start, da
     items = [one for bucket in billed["data"] for one in bucket["results"]]
     assert {one["line_item"]: one["amount"]["value"] for one in items} == {
         "demo-thinking:latest": None,
-        "demo:latest": told(found),
+        "demo:latest": sum_of(found),
     }
-    assert whole["unpriced_requests"] == 1 and whole["total_cost"] == told(found)
+    assert whole["unpriced_requests"] == 1 and whole["total_cost"] == sum_of(found)
     assert {one["model"]: one["total_cost"] is None for one in whole["breakdown"]} == {
         "demo-thinking:latest": True,
         "demo:latest": False,
@@ -132,7 +132,7 @@ async def test_the_projection_is_null_if_no_call_had_a_price(start: Start, tmp_p
         found = await written(run, 2)
         ann, bob, nobody = [await get(run, f"/api/costs/projection?user={one}") for one in ("alice", "bob", "nobody")]
     amounts = "total_cost", "daily_mean", "projected_cost"
-    assert ann["total_cost"] == told(found[:1]) and None not in [ann[one] for one in amounts]
+    assert ann["total_cost"] == sum_of(found[:1]) and None not in [ann[one] for one in amounts]
     for one in (bob, nobody, *bob["by_currency"]):
         assert [one[name] for name in amounts] == [None, None, None]
     assert (ann["currency"], bob["currency"], nobody["currency"]) == ("USD", "USD", None)
@@ -176,7 +176,7 @@ async def test_energy_is_reported_only_for_upstreams_with_known_power(start: Sta
     assert [(one["upstream"], one["cache"]) for one in found] == [
         ("local", "miss"), ("other", "miss"), ("other", "miss"), ("other", "hit"), ("", ""),
     ]  # fmt: skip
-    assert costs["alice"]["energy_kwh"] > 0 and costs["alice"]["energy_cost"] == told(found[:1], "power") > 0
+    assert costs["alice"]["energy_kwh"] > 0 and costs["alice"]["energy_cost"] == sum_of(found[:1], "power") > 0
     assert (costs["bob"]["energy_kwh"], costs["bob"]["energy_cost"]) == (None, None), "0 would be wrong"
     assert (costs["ops"]["energy_kwh"], costs["nobody"]["energy_kwh"]) == (0, 0)
     assert [one["energy_kwh"] for one in users] == [costs[name]["energy_kwh"] for name in ("alice", "bob", "ops")]
@@ -190,8 +190,8 @@ async def test_currencies_are_not_added_up(start: Start, database_url: str) -> N
         projected = await get(run, "/api/costs/projection")
     assert whole["total_cost"] is None and projected["projected_cost"] is None
     assert {one["currency"]: one["total_cost"] for one in whole["by_currency"]} == {
-        "EUR": told(found[3:]),
-        "USD": told(found[:3]),
+        "EUR": sum_of(found[3:]),
+        "USD": sum_of(found[:3]),
     }
 
 
@@ -231,7 +231,7 @@ async def test_costs_are_paged(start: Start, database_url: str) -> None:
         (bucket,) = second.data
         spent = {str(one.line_item): one.amount for one in bucket.results}  # type: ignore[union-attr]
         thought = spent["demo-thinking:latest"]
-        assert thought is not None and Decimal(str(thought.value)) == told(found[3:]) and thought.currency == "usd"
+        assert thought is not None and Decimal(str(thought.value)) == sum_of(found[3:]) and thought.currency == "usd"
         assert not second.has_more
         nobody = await usage.completions(start_time=since, user_ids=["nobody"])
         assert not [one for bucket in nobody.data for one in bucket.results]
@@ -251,5 +251,5 @@ async def test_calls_without_a_price_are_not_a_second_currency(start: Start, tmp
             await chat(run, model=model)
         found = await written(run, 3)
         summary, projection = [await get(run, f"/api/costs/{one}") for one in ("summary", "projection")]
-    assert (summary["currency"], summary["total_cost"], summary["unpriced_requests"]) == ("EUR", told(found), 1)
-    assert (projection["currency"], projection["total_cost"]) == ("EUR", told(found)) and told(found) > 0
+    assert (summary["currency"], summary["total_cost"], summary["unpriced_requests"]) == ("EUR", sum_of(found), 1)
+    assert (projection["currency"], projection["total_cost"]) == ("EUR", sum_of(found)) and sum_of(found) > 0

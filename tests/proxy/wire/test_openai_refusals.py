@@ -10,7 +10,7 @@ from proxy.types import JSON
 from proxy.wire.openai_refusals import error_of
 
 
-def told(status: int, error: JSON) -> ProxyError:
+def error_from(status: int, error: JSON) -> ProxyError:
     return error_of(status, error if isinstance(error, bytes) else orjson.dumps(error), "m")
 
 
@@ -70,25 +70,25 @@ def openai(message: str, code: JSON = None, param: str | None = None, type: str 
 def test_each_error_has_its_kind(
     status: int, error: JSON, kind: type[ProxyError], code: str | None, param: str
 ) -> None:
-    found = told(status, error)
+    found = error_from(status, error)
     assert (type(found), found.code, found.param) == (kind, code, param)
     assert str(found)
 
 
 def test_html_is_not_shown() -> None:
-    assert str(told(502, b"<html>secrets of a gateway")) == "The upstream answered with status 502."
+    assert str(error_from(502, b"<html>secrets of a gateway")) == "The upstream answered with status 502."
 
 
 def test_a_servers_message_about_a_key_is_not_passed_on() -> None:
-    assert "sk-" not in str(told(401, openai("Incorrect API key provided: sk-***xyz")))
+    assert "sk-" not in str(error_from(401, openai("Incorrect API key provided: sk-***xyz")))
 
 
 def test_an_overload_can_be_retried_and_insufficient_quota_cannot() -> None:
-    assert told(429, openai("Rate limit reached")).wait == 1.0
-    empty = told(429, openai("You exceeded your current quota", "insufficient_quota", type="insufficient_quota"))
+    assert error_from(429, openai("Rate limit reached")).wait == 1.0
+    empty = error_from(429, openai("You exceeded your current quota", "insufficient_quota", type="insufficient_quota"))
     assert (empty.status, empty.code, empty.again) == (503, "insufficient_quota", False)
 
 
 def test_an_error_in_a_stream_has_the_status_that_it_contains() -> None:
-    assert isinstance(told(200, openai("no", 400)), BadCall)
-    assert isinstance(told(200, openai("no")), UpstreamError)
+    assert isinstance(error_from(200, openai("no", 400)), BadCall)
+    assert isinstance(error_from(200, openai("no")), UpstreamError)
