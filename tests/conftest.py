@@ -242,7 +242,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Late:
             super().__init__(clock)
             limits.sweeps.append(self)
 
-    monkeypatch.setattr("plugins.timeouts.Sweep", Noted)
+    monkeypatch.setattr("plugins.timeouts.WatchTimer", Noted)
     return limits
 
 
