@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
@@ -17,6 +18,8 @@ LONGEST: Final = 60.0
 CALM: Final = 30.0
 """Maximum seconds by which periodic tasks that are not urgent are delayed when the server starts."""
 Result = TypeVar("Result")
+COMPUTING: Final = ThreadPoolExecutor(1, thread_name_prefix="long computations")
+"""One thread: it and the event loop take turns of 5 ms, and with more the event loop would wait for each of them."""
 
 
 class Background:
@@ -139,6 +142,11 @@ async def interruptible_sleep(seconds: float, over: asyncio.Event) -> bool:
         async with asyncio.timeout(seconds):
             await over.wait()
     return over.is_set()
+
+
+async def in_thread(work: Callable[[], Result]) -> Result:
+    """The result of a long computation; the event loop keeps running meanwhile."""
+    return await asyncio.get_running_loop().run_in_executor(COMPUTING, work)
 
 
 async def shielded(work: Coroutine[Any, Any, object]) -> None:

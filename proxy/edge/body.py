@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 import orjson
 from aiohttp import HttpVersion11, hdrs, web
 
+from proxy.background import in_thread
 from proxy.config import Requests
 from proxy.errors import BadCall, TooLarge, TooSlow, WrongType
 from proxy.types import JSON
@@ -40,7 +41,7 @@ async def reading(body: bytes, read: Callable[[], Read]) -> Read:
     served meanwhile."""
     if body.count(b"{") + body.count(b"[") < MANY:
         return read()
-    return await asyncio.to_thread(read)
+    return await in_thread(read)
 
 
 async def read_text(request: web.BaseRequest, bounds: Requests, any_type: bool = False) -> bytes:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
+from proxy.background import in_thread
 from proxy.errors import BadCall
 from proxy.estimates import letters_beside
 from proxy.streams import replay
@@ -19,7 +19,7 @@ LARGE: Final = 50_000
 async def planned(ask: Chat | Complete, plan: Callable[[], Planned]) -> Planned:
     """The result of `plan`: in a thread if that takes long, so that others are served meanwhile."""
     if isinstance(ask, Chat) and letters_beside(ask) > LARGE:
-        return await asyncio.to_thread(plan)
+        return await in_thread(plan)
     return plan()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import threading
 from collections.abc import Callable
@@ -52,6 +53,14 @@ async def test_a_body_of_many_parts_is_read_beside_the_event_loop(
             async with run.http.post(f"{run.url}{path}", json={"model": "demo", field: [SAID] * count}) as response:
                 assert response.status == 200 or "context" in await response.text()
             assert watched.beside is beside
+
+
+async def test_several_large_bodies_are_read_one_after_the_other(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop would wait for each of several threads."""
+    watched = Watched(monkeypatch, "proxy.wire.openai_chat.read_chat")
+    async with start(BARE) as run:
+        await asyncio.gather(*(run.chat(messages=[SAID] * (1200 + number)) for number in range(4)))
+    assert len(watched.threads) == 4 and len(set(watched.threads)) == 1
 
 
 async def test_what_is_wrong_in_a_body_of_many_parts_is_named(start: Start) -> None:
