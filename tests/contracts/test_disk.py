@@ -71,12 +71,12 @@ import asyncio, sys
 from itertools import count
 from proxy.clock import Clock
 from proxy.stores.disk import Disk
-from proxy.stores.keyvalue import New
+from proxy.stores.keyvalue import NewValue
 
 async def write():
     store = Disk(sys.argv[1], 1_000_000, Clock())
     for number in count():
-        await store.set([New(f"{number}", b"x" * 5000, 60)])
+        await store.set([NewValue(f"{number}", b"x" * 5000, 60)])
         print(number, flush=True)
 
 asyncio.run(write())
