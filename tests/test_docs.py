@@ -90,6 +90,19 @@ def test_links_between_pages_are_not_broken() -> None:
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/plugins.md", "docs/dialects.md", "CONTRIBUTING.md"])
+def test_names_of_the_code_exist(page: str) -> None:
+    """Modules, by the end of their path, and words that look like classes or functions."""
+    files = [path.relative_to(ROOT) for folder in ("proxy", "plugins", "tests") for path in (ROOT / folder).rglob("*")]
+    modules = {f"/{path.with_suffix('')}" for path in files} | {f"/{path}" for path in files}
+    code = {word for path in files if path.suffix == ".py" for word in re.findall(r"\w+", (ROOT / path).read_text())}
+    quoted = re.findall(r"`([^`\s]+)`", (ROOT / page).read_text())
+    named = [one for one in quoted if re.fullmatch(r"[a-z_0-9]+(/[a-z_0-9]+)+(\.py)?", one)]
+    assert [one for one in named if not any(path.endswith(f"/{one}") for path in modules)] == []
+    words = [one for one in quoted if re.fullmatch(r"[A-Z][a-z]+\w*|[a-z]\w*_\w+|\w+(\.\w+)*\(\w*\)", one)]
+    assert [one for one in words if not code.issuperset(re.findall(r"\w+", one)) and f"/{one}" not in modules] == []
+
+
 async def test_the_example_plugin_runs(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = next(block for block in blocks(DOCS / "plugins.md", "python") if "class Guard" in block)
     (tmp_path / "acme_guard.py").write_text(source)
