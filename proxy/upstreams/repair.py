@@ -40,7 +40,7 @@ class SchemaValidator:
         except (jsonschema_rs.ValidationError, ValueError) as error:
             reason = str(error).splitlines()[0][:300]
             if reason.endswith('is not a "regex"'):
-                reason += ", or too large a one"
+                reason += ", or it is too large"
             raise BadCall(f"Invalid '{param}': {reason}", param=param, code="invalid_schema") from None
 
     def check(self, value: JSON, what: str) -> None:
