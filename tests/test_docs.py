@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import jsonschema_rs
@@ -90,17 +91,27 @@ def test_links_between_pages_are_not_broken() -> None:
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+@cache
+def modules_and_words() -> tuple[set[str], set[str]]:
+    """The paths of the code's files, with and without their suffix, and all words in the code."""
+    files = [path for folder in ("proxy", "plugins", "tests") for path in (ROOT / folder).rglob("*.py")]
+    paths = [path.relative_to(ROOT) for path in files]
+    ends = {
+        Path(*path.parts[at:]) for path in [*paths, *(path.parent for path in paths)] for at in range(len(path.parts))
+    }
+    words = {word for path in files for word in re.findall(r"\w+", path.read_text())}
+    return {str(one) for one in ends} | {str(one.with_suffix("")) for one in ends if one.name}, words
+
+
 @pytest.mark.parametrize("page", ["docs/architecture.md", "docs/plugins.md", "docs/dialects.md", "CONTRIBUTING.md"])
 def test_names_of_the_code_exist(page: str) -> None:
     """Modules, by the end of their path, and words that look like classes or functions."""
-    files = [path.relative_to(ROOT) for folder in ("proxy", "plugins", "tests") for path in (ROOT / folder).rglob("*")]
-    modules = {f"/{path.with_suffix('')}" for path in files} | {f"/{path}" for path in files}
-    code = {word for path in files if path.suffix == ".py" for word in re.findall(r"\w+", (ROOT / path).read_text())}
+    modules, words = modules_and_words()
     quoted = re.findall(r"`([^`\s]+)`", (ROOT / page).read_text())
     named = [one for one in quoted if re.fullmatch(r"[a-z_0-9]+(/[a-z_0-9]+)+(\.py)?", one)]
-    assert [one for one in named if not any(path.endswith(f"/{one}") for path in modules)] == []
-    words = [one for one in quoted if re.fullmatch(r"[A-Z][a-z]+\w*|[a-z]\w*_\w+|\w+(\.\w+)*\(\w*\)", one)]
-    assert [one for one in words if not code.issuperset(re.findall(r"\w+", one)) and f"/{one}" not in modules] == []
+    assert [one for one in named if one not in modules] == []
+    called = [one for one in quoted if re.fullmatch(r"[A-Z][a-z]+\w*|[a-z]\w*_\w+|\w+(\.\w+)*\(\w*\)", one)]
+    assert [one for one in called if not words.issuperset(re.findall(r"\w+", one)) and one not in modules] == []
 
 
 async def test_the_example_plugin_runs(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
