@@ -21,6 +21,9 @@ MOST_BACKTRACKS: Final = 10_000
 """Maximum backtracking steps of one regular expression on one text, which take half a millisecond.  With the library's
 default of a million, a schema with forty expressions could block the event loop for seconds; most need no steps."""
 
+MOST_PATTERNS: Final = 1000
+"""Maximum number of regular expressions in all functions of a call; compiling so many takes 0.1 s to 0.3 s."""
+
 
 class SchemaValidator:
     """A validator for one JSON schema.  Raises BadCall if the schema is invalid; never fetches a remote reference.
@@ -53,6 +56,19 @@ class SchemaValidator:
             raise UpstreamError(f"{what} does not fit its schema: {error.message[:300]} at {place}", "invalid_answer")
 
 
+def validators_of(tools: Mapping[str, Mapping[str, JSON]]) -> dict[str, SchemaValidator]:
+    """A validator for the parameters of each of these functions.  Raises BadCall."""
+    validators: dict[str, SchemaValidator] = {}
+    patterns = 0
+    for name, parameters in tools.items():
+        validators[name] = one = SchemaValidator(parameters, "tools", len(tools))
+        patterns += len(one.weight.patterns)
+        if patterns > MOST_PATTERNS:
+            message = f"Invalid 'tools': the functions have more than {MOST_PATTERNS} regular expressions."
+            raise BadCall(message, param="tools", code="invalid_schema")
+    return validators
+
+
 def _refuse_to_fetch(uri: str) -> JSON:
     raise ValueError(f"references outside the schema are not fetched: {uri[:200]}")
 
@@ -65,8 +81,7 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
     stages: list[Stage] = []
     if plan.forced:
         names = {tool.name for tool in plan.forced}
-        for tool in plan.forced:
-            SchemaValidator(tool.parameters, "tools", len(plan.forced))
+        validators_of({tool.name: tool.parameters for tool in plan.forced})  # raises for an invalid one
         stages.append(lambda source: forced_call(source, names))
     if plan.one_call:
         stages.append(only_first_call)
@@ -151,8 +166,7 @@ class AnswerCheck:
     ) -> None:
         self.json = json
         self.validator = SchemaValidator(schema, "response_format") if schema else None
-        count = len(strict_tools)
-        self.tools = {name: SchemaValidator(parameters, "tools", count) for name, parameters in strict_tools.items()}
+        self.tools = validators_of(strict_tools)
         self.must_call = must_call
 
     def stage(self, stream: bool) -> Stage:

@@ -18,9 +18,9 @@ MOST_STEPS: Final = 1_000_000
 MOST_PATTERNS: Final = 200
 """Maximum number of different regular expressions in a schema: compiling one usually takes 0.1 ms to 0.3 ms."""
 PATTERNS_SIZE: Final = 8 * 2**20
-"""Bytes that all compiled regular expressions of a call's schemas share; compiling so many takes about 0.2 s."""
+"""Bytes that the compiled regular expressions of a call's schemas share; compiling so many takes about 0.2 s."""
 LEAST: Final = 64 * 1024
-"""Bytes that each of them may have in any case."""
+"""Bytes that each of them may have even if there are many; most need far fewer."""
 ROOT: Final = "#"
 
 

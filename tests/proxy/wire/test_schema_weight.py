@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import BadCall
 from proxy.types import JSON
-from proxy.upstreams.repair import SchemaValidator
+from proxy.upstreams.repair import SchemaValidator, validators_of
 from proxy.wire.schema_weight import Weight
 
 A, B = {"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}
@@ -67,6 +67,14 @@ def test_what_compiling_regular_expressions_takes_is_bounded() -> None:
         )
     SchemaValidator(patterned(200), "p")
     SchemaValidator({"pattern": "^(?!x)\\w{1,64}$"}, "p")
+
+
+def test_functions_of_a_call_share_a_bound_of_regular_expressions() -> None:
+    several = {f"f{number}": patterned(200) for number in range(6)}
+    with pytest.raises(BadCall, match="more than 1000 regular expressions") as refused:
+        validators_of(several)
+    assert (refused.value.param, refused.value.code) == ("tools", "invalid_schema")
+    assert set(validators_of({name: several[name] for name in list(several)[:5]})) == {"f0", "f1", "f2", "f3", "f4"}
 
 
 @st.composite
